@@ -1,0 +1,84 @@
+# make demo    trains and tests a small network on this machine
+# make test    lint, types and all tests
+# Both set up all they need, in .venv; `make help` lists the rest.
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+WORKERS ?= 2
+# for example: make unit ARGS="-k plan -x"
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
+PYTEST = $(BIN)/python -m pytest
+LOWEST := .venv-lowest
+
+.PHONY: help demo test lint format types unit integration lab test-lowest wheel system clean
+.NOTPARALLEL:
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+demo: $(VENV)/ready-demo ## trains on two agents of two workers, tests what came back
+	$(BIN)/python examples/train_then_test.py
+
+test: system lint types ## lint, types and all tests; names what had to be left out
+	$(PYTEST) -n $(WORKERS) --dist loadgroup $(ARGS)
+
+lint: $(VENV)/ready-dev ## style, without changing anything
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: $(VENV)/ready-dev ## puts right what can be put right
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+types: $(VENV)/ready-dev ## mypy, strict
+	$(BIN)/mypy
+
+unit: $(VENV)/ready-dev ## no torch, no sockets: seconds
+	$(PYTEST) tests/unit $(ARGS)
+
+integration: $(VENV)/ready-dev ## real processes on localhost
+	$(PYTEST) tests/integration -n $(WORKERS) --dist loadgroup $(ARGS)
+
+lab: system $(VENV)/ready-dev ## hosts made of namespaces
+	$(PYTEST) tests/lab -n $(WORKERS) --dist loadgroup $(ARGS)
+
+test-lowest: $(LOWEST)/ready ## unit and integration tests with the oldest dependencies that are allowed
+	$(LOWEST)/bin/python -m pytest tests/unit tests/integration -n $(WORKERS) --dist loadgroup $(ARGS)
+
+wheel: $(VENV)/ready-dev ## dist/*.whl
+	$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir dist .
+
+clean: ## removes the environments and whatever tools left behind
+	rm -rf $(VENV) $(LOWEST) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis trx_logs
+	find agent benchmarks examples tests tools trx -name __pycache__ -prune -exec rm -rf {} +
+
+# ---- set-up: done once, and again when pyproject.toml changes -------------------------------------------------------
+
+system:
+	@tools/setup.sh
+
+# torch first and pinned: whatever is installed afterwards finds its needs met, and pulls no other build.
+$(VENV)/ready-torch:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) '$(TORCH)'
+	@touch $@
+
+$(VENV)/ready-demo: pyproject.toml $(VENV)/ready-torch
+	$(PIP) '$(TORCH)' --editable '.[demo]'
+	@touch $@
+
+$(VENV)/ready-dev: pyproject.toml $(VENV)/ready-torch
+	$(PIP) '$(TORCH)' --editable '.[demo,dev]'
+	@touch $@ $(VENV)/ready-demo
+
+$(LOWEST)/ready: pyproject.toml tools/lowest_bounds.py
+	$(PYTHON) -m venv $(LOWEST)
+	$(PYTHON) tools/lowest_bounds.py >$(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip --disable-pip-version-check install --quiet '$(TORCH)'
+	$(LOWEST)/bin/python -m pip --disable-pip-version-check install --quiet '$(TORCH)' \
+		--constraint $(LOWEST)/constraints.txt --editable '.[demo,dev]'
+	@touch $@

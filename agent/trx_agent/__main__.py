@@ -1,0 +1,144 @@
+"""The agent's first breath: read the bootstrap, look at the host, say ready, and split into guardian and agent.
+
+Runs before anything else of this package on a host (see `protocol/bootstrap.py`). No sockets and no threads yet, since
+a fork follows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import sys
+import tempfile
+from io import FileIO
+from pathlib import Path
+
+from trx_agent.protocol import messages
+from trx_agent.protocol.bootstrap import (
+    Bootstrap,
+    Ready,
+    Refused,
+    Status,
+    Unreachable,
+    read_detour,
+    status_line,
+    unframe,
+)
+
+REACH_TIMEOUT = 5.0
+
+
+class _Refusal(Exception):
+    """This host cannot be used; the launcher is told why."""
+
+    def __init__(self, stage: str, reason: str, advice: str = "") -> None:
+        super().__init__(reason)
+        self.status = Refused(stage, reason, advice)
+
+
+def main(stdin: FileIO) -> None:
+    """Called by the loader line, with the rest of stdin still to be read."""
+    try:
+        bootstrap = unframe(_read_frame(stdin))
+        _check(bootstrap)
+        from trx_agent.environment import EnvFileError, compose
+
+        try:
+            environment = compose(os.environ, bootstrap.environment, bootstrap.env_file, bootstrap.cookie)
+        except EnvFileError as error:
+            raise _Refusal("applying env_file", str(error)) from None
+        endpoint = _find_launcher(bootstrap, stdin)
+        directory = _private_directory()
+    except _Refusal as refusal:
+        _say(refusal.status)
+        return
+    _say(Ready())
+    from trx_agent.guardian import guard
+
+    guard(stdin, bootstrap, endpoint, environment, directory)
+
+
+def _say(status: Status) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, b"\n" + status_line(status))
+
+
+def _read_frame(stdin: FileIO) -> bytes:
+    size = int.from_bytes(_read_exactly(stdin, 4), "big")
+    return _read_exactly(stdin, size)
+
+
+def _read_exactly(stdin: FileIO, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        chunk = stdin.read(size - len(data))
+        if not chunk:
+            raise SystemExit("the launcher went away while it was starting this agent")
+        data += chunk
+    return bytes(data)
+
+
+def _check(bootstrap: Bootstrap) -> None:
+    if bootstrap.protocol != messages.VERSION:
+        raise _Refusal(
+            "comparing versions",
+            f"its trx speaks version {messages.VERSION} of the protocol, the launcher's version {bootstrap.protocol}",
+            "install the same version of trx-launch on both",
+        )
+    from trx_agent import machine
+
+    if missing := machine.missing_packages():
+        raise _Refusal(
+            "looking for packages",
+            f"{sys.executable} lacks {', '.join(missing)}",
+            f"install the same environment there: {sys.executable} -m pip install {' '.join(missing)}",
+        )
+    torch = machine.torch_version()
+    if bootstrap.torch and torch != bootstrap.torch:
+        raise _Refusal(
+            "comparing versions",
+            f"it has torch {torch}, the launcher has torch {bootstrap.torch}",
+            f"install the same version there: {sys.executable} -m pip install torch=={bootstrap.torch}",
+        )
+    try:
+        os.chdir(bootstrap.cwd)
+    except OSError as error:
+        raise _Refusal(
+            "entering the working directory",
+            f"{bootstrap.cwd}: {error.strerror}",
+            "create it there, or name another one with cwd=",
+        ) from None
+
+
+def _find_launcher(bootstrap: Bootstrap, stdin: FileIO) -> str:
+    """The first of the launcher's endpoints that this host can reach."""
+    reasons = []
+    for endpoint in bootstrap.endpoints:
+        if (reason := _try_endpoint(endpoint)) is None:
+            return endpoint
+        reasons.append(f"{endpoint.removeprefix('tcp://')}: {reason}")
+    _say(Unreachable("; ".join(reasons)))
+    return read_detour(stdin.readline()).endpoint
+
+
+def _try_endpoint(endpoint: str) -> str | None:
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACH_TIMEOUT).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _private_directory() -> Path:
+    """Where this launch keeps its files on this host: nobody else may look into it, and the guardian removes it."""
+    try:
+        return Path(tempfile.mkdtemp(prefix=f"trx-{secrets.token_hex(4)}-"))
+    except OSError as error:
+        raise _Refusal(
+            "making a directory for temporary files",
+            f"{tempfile.gettempdir()}: {error.strerror}",
+            "make room there, or set TMPDIR on that host",
+        ) from None

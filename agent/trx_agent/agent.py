@@ -1,0 +1,312 @@
+"""The agent: one event loop that starts, watches, streams and ends what the launcher orders on this host.
+
+It imports neither torch nor pickle, so it is small, starts at once, and cannot be stopped by what the workers do. All
+its waiting happens in one place (`Uplink.poll`), on the launcher's messages, the runner's reports, files that change,
+and children that end.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from inotify_simple import INotify, flags
+
+from trx_agent import machine
+from trx_agent.doors import Doors, Knocking
+from trx_agent.forkserver import ForkServer
+from trx_agent.linux import inherit_orphans, reap
+from trx_agent.protocol.bootstrap import Bootstrap
+from trx_agent.protocol.link import Body
+from trx_agent.protocol.messages import (
+    AnyMessage,
+    Broken,
+    Bye,
+    Credit,
+    Data,
+    Door,
+    Hello,
+    Kind,
+    Probe,
+    Reached,
+    Start,
+    Stop,
+    Stream,
+)
+from trx_agent.run import Run, write_order
+from trx_agent.streams import Outflow, last_lines
+from trx_agent.uplink import Uplink
+
+_LONGEST_NAP = 0.5
+_BATCHING = 0.01
+"""Seconds for which file events are let gather after some were handled: a flood of lines costs one wake-up each."""
+
+_FAREWELL = 2.0
+
+
+def run_agent(bootstrap: Bootstrap, endpoint: str, environment: Mapping[str, str], directory: Path) -> int:
+    """The agent's life, from the bootstrap to `Bye` or the end of the launcher. Returns its exit code."""
+    agent = Agent(bootstrap, endpoint, environment, directory)
+    return agent.live()
+
+
+class Agent:
+    """See the module."""
+
+    def __init__(self, bootstrap: Bootstrap, endpoint: str, environment: Mapping[str, str], directory: Path) -> None:
+        self._bootstrap = bootstrap
+        self._directory = directory
+        self._log = directory / "agent.log"
+        self._log.touch(0o600)
+        inherit_orphans()
+        gpus, cpus = machine.count_gpus(environment), machine.count_cpus()
+        self._hello = Hello(machine.count_workers(bootstrap.workers, gpus, cpus), gpus, cpus, (), os.getpid())
+        self._environment = dict(environment)
+        if self._hello.workers > 1:
+            self._environment.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does
+        # First of all, since it takes longest: the import of torch goes on while everything else does.
+        self._forkserver: ForkServer | None = ForkServer(self._environment, self._log)
+        self._uplink = Uplink(bootstrap, endpoint)
+        self._watched: dict[int, Callable[[], None]] = {}
+        self._folders: dict[int, int] = {}  # inotify's watch descriptors → local ranks
+        self._files_from = 0.0
+        self._files_quiet = False
+        self._doors: Doors | None = None
+        self._knocking: Knocking | None = None
+        self._run: Run | None = None
+        self._leaving: float | None = None  # when to end at the latest
+        self._terminated = False  # set by a signal handler, seen by the loop
+        self._orphaned = False
+
+    # ---- the loop ---------------------------------------------------------------------------------------------------
+
+    def live(self) -> int:
+        self._set_up()
+        try:
+            while not self._has_left():
+                for descriptor in self._uplink.poll(self._patience()):
+                    if handler := self._watched.get(descriptor):
+                        handler()
+                for message, body in self._uplink.receive():
+                    self._obey(message, body)
+                self._advance(time.monotonic())
+        finally:
+            if self._forkserver:
+                self._forkserver.close()
+            self._uplink.close()
+        return 0
+
+    def _set_up(self) -> None:
+        reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_terminated", True))
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._watch(reading, lambda: self._children_ended(reading))
+        self._inotify = INotify()
+        self._inotify.add_watch(self._log, flags.MODIFY)
+        self._watch(self._inotify.fileno(), self._files_changed)
+        self._log_outflow = Outflow(Stream(0, -1, Kind.AGENT), self._log)
+        doors = self._open_doors() if self._bootstrap.index == 0 else ()
+        hello = self._hello
+        self._send(Hello(hello.workers, hello.gpus, hello.cpus, doors, hello.pid))
+
+    def _open_doors(self) -> tuple[Door, ...]:
+        self._doors = Doors(self._bootstrap.one_machine, self._bootstrap.nonce)
+        for descriptor in self._doors.descriptors():
+            self._watch(descriptor, partial(self._answer, descriptor))
+        return self._doors.all()
+
+    def _patience(self) -> float:
+        now = time.monotonic()
+        patience = _LONGEST_NAP
+        if self._files_quiet:
+            patience = min(patience, max(0.0, self._files_from - now))
+        if self._run:
+            patience = min(patience, self._run.patience(now))
+        return patience
+
+    def _advance(self, now: float) -> None:
+        self._uplink.tick()
+        if self._files_quiet and now >= self._files_from:
+            self._files_quiet = False
+            self._watch(self._inotify.fileno(), self._files_changed)
+        if self._run:
+            if self._run.patience(now) == 0.0:
+                self._run.step(now)
+            if self._run.finished:
+                self._forget_run()
+        if not self._orphaned and (self._terminated or self._uplink.silence > self._bootstrap.lease):
+            self._launcher_lost()
+
+    # ---- orders -----------------------------------------------------------------------------------------------------
+
+    def _obey(self, message: AnyMessage, body: bytes) -> None:
+        match message:
+            case Probe(doors, nonce):
+                self._knocking = Knocking(doors, nonce)
+                self._watch(self._knocking.descriptor, self._door_answered)
+            case Start():
+                self._prepare(message)
+            case Data(stream, offset):
+                if self._run and self._run.number == stream.run and self._run.take_payload(offset, body):
+                    self._launch(self._run)
+            case Credit(stream, upto):
+                if stream.kind is Kind.AGENT:
+                    self._log_outflow.grant(upto)
+                    self._pump_log()
+                elif self._run and self._run.number == stream.run:
+                    self._run.grant(stream, upto)
+            case Stop(number, grace):
+                if self._run and self._run.number == number:
+                    self._run.stop(time.monotonic(), grace)
+            case Bye():
+                self._leave(0.0)
+            case _:
+                pass
+
+    def _prepare(self, order: Start) -> None:
+        """Makes ready for the payload, which follows the order."""
+        if self._forkserver is None:
+            self._forkserver = ForkServer(self._environment, self._log)
+        directory = self._directory / f"run-{order.run}"
+        directory.mkdir(mode=0o700)
+        self._run = Run(order, directory, self._send, self._forkserver.pid, self._bootstrap.grace)
+        for local_rank in range(len(order.ranks)):
+            folder = self._run.folder(local_rank)
+            watch = self._inotify.add_watch(folder, flags.MODIFY | flags.MOVED_TO)
+            self._folders[watch] = local_rank
+        write_order(self._localized(order), directory)
+
+    def _launch(self, run: Run) -> None:
+        assert self._forkserver is not None
+        door: socket.socket | None = None
+        if self._doors:
+            door = self._choose_door(run)
+        connection = self._forkserver.fork_runner(self._directory / f"run-{run.number}", door)
+        run.launch(connection)
+        self._watch(connection.fileno(), lambda: self._runner_spoke(run, connection.fileno()))
+
+    def _choose_door(self, run: Run) -> socket.socket:
+        assert self._doors is not None
+        for descriptor in self._doors.descriptors():
+            self._unwatch(descriptor)
+        return self._doors.choose(run.rendezvous)
+
+    def _localized(self, order: Start) -> Start:
+        """Adds variables that only this host can know, below what the user has set."""
+        ours = {**self._interfaces(order.rendezvous), **self._gpus(order)}
+        environments = tuple({**ours, **environment} for environment in order.environments)
+        return order.with_environments(environments)
+
+    def _interfaces(self, door: Door) -> dict[str, str]:
+        """Names the interface to gloo and NCCL, which otherwise trust what the host's own name resolves to."""
+        own = self._knocking.own_address(door) if self._knocking else door.address
+        interface = machine.interface_of(own) if own else ""
+        if not interface:
+            return {}
+        ours = {"GLOO_SOCKET_IFNAME": interface}
+        if interface != "lo":
+            ours["NCCL_SOCKET_IFNAME"] = f"={interface}"
+        return {name: value for name, value in ours.items() if name not in self._environment}
+
+    def _gpus(self, order: Start) -> dict[str, str]:
+        """Gives this agent GPUs of its own, where another agent of the launch has the host's first ones."""
+        if not order.first_gpu:
+            return {}
+        visible = self._environment.get("CUDA_VISIBLE_DEVICES")
+        names = visible.split(",") if visible else [str(number) for number in range(self._hello.gpus)]
+        return {"CUDA_VISIBLE_DEVICES": ",".join(names[order.first_gpu :][: len(order.ranks)])}
+
+    # ---- events of this host ----------------------------------------------------------------------------------------
+
+    def _answer(self, descriptor: int) -> None:
+        if self._doors:
+            self._doors.answer(descriptor)
+
+    def _door_answered(self) -> None:
+        if self._knocking:
+            self._send(Reached(self._knocking.reached()))
+
+    def _runner_spoke(self, run: Run, descriptor: int) -> None:
+        run.hear_runner(time.monotonic())
+        if run.runner is None:
+            self._unwatch(descriptor)
+
+    def _files_changed(self) -> None:
+        """Sends on what was written, and lets the next events gather for a moment."""
+        changed = {(event.wd, event.name) for event in self._inotify.read(timeout=0)}
+        for watch, name in changed:
+            if watch in self._folders:
+                if self._run:
+                    self._run.file_changed(self._folders[watch], name)
+            else:
+                self._pump_log()
+        self._unwatch(self._inotify.fileno())
+        self._files_quiet = True
+        self._files_from = time.monotonic() + _BATCHING
+
+    def _children_ended(self, wakeup: int) -> None:
+        os.read(wakeup, 4096)
+        ended = reap()
+        if self._forkserver and self._forkserver.pid in ended:
+            self._forkserver_died(ended[self._forkserver.pid])
+        if self._run:
+            self._run.step(time.monotonic())
+
+    def _forkserver_died(self, code: int) -> None:
+        assert self._forkserver is not None
+        self._forkserver.close()
+        self._forkserver = None
+        if self._leaving is None and not (self._run and self._run.stopping):
+            how = f"signal {-code}" if code < 0 else f"exit status {code}"
+            words = last_lines([self._log])
+            self._send(Broken("importing torch", f"the process that imports torch ended ({how}):\n{words}"))
+
+    # ---- inside -----------------------------------------------------------------------------------------------------
+
+    def _leave(self, grace: float) -> None:
+        now = time.monotonic()
+        self._leaving = min(self._leaving or float("inf"), now + grace + _FAREWELL)
+        if self._run:
+            self._run.stop(now, grace)
+
+    def _launcher_lost(self) -> None:
+        """Nobody listens any more: end the workers as gently as they were promised, and go."""
+        self._orphaned = True
+        self._leave(self._bootstrap.grace)
+
+    def _has_left(self) -> bool:
+        if self._leaving is None:
+            return False
+        nothing_runs = self._run is None or self._run.gone
+        everything_said = self._orphaned or self._uplink.settled
+        return (nothing_runs and everything_said) or time.monotonic() > self._leaving
+
+    def _forget_run(self) -> None:
+        assert self._run is not None
+        for watch in list(self._folders):
+            self._inotify.rm_watch(watch)
+        self._folders.clear()
+        self._run.remove_files()
+        self._run = None
+
+    def _pump_log(self) -> None:
+        while data := self._log_outflow.next_range():
+            self._send(Data(self._log_outflow.stream, self._log_outflow.offset - len(data)), data)
+
+    def _send(self, message: AnyMessage, body: Body = b"") -> None:
+        self._uplink.send(message, body)
+
+    def _watch(self, descriptor: int, handler: Callable[[], None]) -> None:
+        self._watched[descriptor] = handler
+        self._uplink.watch(descriptor)
+
+    def _unwatch(self, descriptor: int) -> None:
+        if self._watched.pop(descriptor, None):
+            self._uplink.unwatch(descriptor)

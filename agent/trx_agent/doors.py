@@ -1,0 +1,106 @@
+"""Finding an address of rank 0's host that every host can really reach, before any worker is told of it.
+
+The host of rank 0 opens a door (a listening socket) at each of its addresses; the others knock at all of them. Whoever
+answers with the launch's nonce is that host, and not some other machine, or the knocker's own network bridge, that has
+the same address. The door that the launcher then chooses stays open, and becomes the store's socket: its port cannot be
+taken by anybody else in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Iterable
+
+from trx_agent import machine
+from trx_agent.protocol.messages import Door
+
+KNOCK_TIMEOUT = 5.0
+_BACKLOG = 4096
+
+
+class Doors:
+    """The listening sockets of rank 0's host."""
+
+    def __init__(self, one_machine: bool, nonce: bytes) -> None:
+        self._nonce = nonce
+        addresses = ["127.0.0.1"] if one_machine else list(machine.addresses()) or ["127.0.0.1"]
+        self._sockets: dict[Door, socket.socket] = {}
+        for address in addresses:
+            with contextlib.suppress(OSError):  # such as an IPv6 address that is still being checked for duplicates
+                listener = _listen(address)
+                self._sockets[Door(address, listener.getsockname()[1])] = listener
+
+    def all(self) -> tuple[Door, ...]:
+        return tuple(self._sockets)
+
+    def descriptors(self) -> list[int]:
+        return [listener.fileno() for listener in self._sockets.values()]
+
+    def answer(self, descriptor: int) -> None:
+        """Tells whoever knocks at this door that it is the right one."""
+        listener = next(each for each in self._sockets.values() if each.fileno() == descriptor)
+        with contextlib.suppress(OSError):
+            visitor, _ = listener.accept()
+            with visitor:
+                visitor.setblocking(False)
+                visitor.send(self._nonce)
+
+    def choose(self, door: Door) -> socket.socket:
+        """Closes all doors but one, which is returned."""
+        for other in [each for each in self._sockets if each != door]:
+            self._sockets.pop(other).close()
+        return self._sockets[door]
+
+
+def _listen(address: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.bind((address, 0))
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+class Knocking:
+    """Knocks at all doors at the same time, in threads, since connecting to a filtered address takes its time.
+
+    `descriptor` becomes readable whenever one more door has answered; then `reached` has the result so far.
+    """
+
+    def __init__(self, doors: Iterable[Door], nonce: bytes) -> None:
+        self._nonce = nonce
+        self._reached: list[tuple[Door, str]] = []
+        self.descriptor, self._writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        for door in doors:
+            threading.Thread(target=self._knock, args=(door,), daemon=True).start()
+
+    def reached(self) -> tuple[Door, ...]:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.descriptor, 4096)
+        return tuple(door for door, _ in self._reached)
+
+    def own_address(self, door: Door) -> str:
+        """This host's address on the way to `door`."""
+        return next((address for each, address in self._reached if each == door), "")
+
+    def _knock(self, door: Door) -> None:
+        with contextlib.suppress(OSError):
+            visitor = socket.create_connection((door.address, door.port), KNOCK_TIMEOUT)
+            with visitor:
+                if _read(visitor, len(self._nonce)) == self._nonce:
+                    self._reached.append((door, visitor.getsockname()[0]))
+                    os.write(self._writing, b".")
+
+
+def _read(visitor: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size and (chunk := visitor.recv(size - len(data))):
+        data += chunk
+    return data

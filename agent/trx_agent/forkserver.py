@@ -1,0 +1,91 @@
+"""The process that has imported torch once, and from which every run's processes are forked in milliseconds.
+
+It is executed with the workers' whole environment, so that variables which only count at the start of a process
+(LD_PRELOAD, OMP_NUM_THREADS) count. It stays single-threaded: a fork of a process with threads is not safe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from trx_agent.linux import die_with_parent
+
+_BOOT = (
+    "import sys; sys.path[:] = [path for path in sys.path if path]; "
+    "from trx_agent.forkserver import serve; serve(int(sys.argv[1]), int(sys.argv[2]))"
+)
+
+
+class ForkServer:
+    """The agent's handle of its forkserver.
+
+    Args:
+        environment: All variables of the process, and so of the workers.
+        log: A file for what it prints, and the processes below it before they have files of their own.
+    """
+
+    def __init__(self, environment: Mapping[str, str], log: Path) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, open(log, "ab") as output:
+            command = [sys.executable, "-c", _BOOT, str(theirs.fileno()), str(os.getpid())]
+            self._process = subprocess.Popen(
+                command,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=[theirs.fileno()],
+            )
+        self.pid = self._process.pid
+
+    def fork_runner(self, directory: Path, door: socket.socket | None) -> socket.socket:
+        """Orders a runner for the run that `directory` describes; where the import is still going on, it comes later.
+
+        Args:
+            door: The listening socket of the rendezvous, on the host of rank 0.
+
+        Returns:
+            The agent's end of the socket to the runner.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            descriptors = [theirs.fileno()] + ([door.fileno()] if door else [])
+            # A forkserver that died closes the socket; the agent hears of its death by SIGCHLD.
+            with contextlib.suppress(OSError):
+                socket.send_fds(self._socket, [os.fsencode(directory)], descriptors)
+        return ours
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def serve(descriptor: int, agent: int) -> None:
+    """The forkserver's life: import torch, then fork a runner for each order."""
+    die_with_parent(agent)
+    # Here, so that they are imported once for all workers of all runs.
+
+    from trx_agent import runner
+
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # runners are watched by the agent, the kernel may reap them
+    gc.collect()
+    gc.freeze()
+    orders = socket.socket(fileno=descriptor)
+    forkserver = os.getpid()
+    while True:
+        directory, descriptors, _, _ = socket.recv_fds(orders, 4096, 2)
+        if not directory:
+            return
+        if os.fork() == 0:
+            orders.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            runner.main(forkserver, Path(os.fsdecode(directory)), *descriptors)
+        for each in descriptors:
+            os.close(each)

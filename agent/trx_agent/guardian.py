@@ -1,0 +1,92 @@
+"""The guardian: a small process that outlives the agent, and sees to it that nothing of a launch outlives *it*.
+
+It is the parent of the agent and the heir of every orphan below. It ends with the agent or with the launcher, whichever
+goes first: the end of its stdin is the end of the launcher. Before it ends, it has ended every process below itself and
+removed the launch's directory. Should the guardian itself be killed, the kernel kills the agent, and so on downwards
+(`die_with_parent`).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import time
+from collections.abc import Mapping
+from io import FileIO
+from pathlib import Path
+
+from trx_agent.linux import die_with_parent, inherit_orphans, reap
+from trx_agent.protocol.bootstrap import Bootstrap
+
+SLACK = 2.0
+"""Seconds that the agent has, above the grace of its workers, to end in good order when the launcher is gone."""
+
+
+def guard(stdin: FileIO, bootstrap: Bootstrap, endpoint: str, environment: Mapping[str, str], directory: Path) -> None:
+    """Forks the agent, watches over it, and never returns."""
+    if os.getpid() != os.getsid(0):
+        os.setsid()  # signals of the launcher's terminal are for the launcher
+    inherit_orphans()
+    guardian = os.getpid()
+    agent = os.fork()
+    if agent == 0:
+        die_with_parent(guardian)
+        _become_agent(stdin, bootstrap, endpoint, environment, directory)
+    # A killed agent's descendants must not hold the launcher's connection open, nor may the guardian.
+    code = _watch(stdin, agent, bootstrap.grace)
+    _clear(directory)
+    os._exit(code if code >= 0 else 128 - code)
+
+
+def _become_agent(
+    stdin: FileIO, bootstrap: Bootstrap, endpoint: str, environment: Mapping[str, str], directory: Path
+) -> None:
+    code = 1
+    try:
+        stdin.close()
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)
+        from trx_agent.agent import run_agent
+
+        code = run_agent(bootstrap, endpoint, environment, directory)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _watch(stdin: FileIO, agent: int, grace: float) -> int:
+    """Returns the agent's exit code, once it has ended."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os.kill(agent, signal.SIGTERM))
+    pidfd = os.pidfd_open(agent)
+    watched = [pidfd, stdin.fileno()]
+    deadline: float | None = None
+    while True:
+        patience = None if deadline is None else max(0.0, deadline - time.monotonic())
+        ready, _, _ = select.select(watched, [], [], patience)
+        if pidfd in ready:
+            return reap().get(agent, 1)
+        if not ready:
+            os.kill(agent, signal.SIGKILL)
+        elif not os.read(stdin.fileno(), 65536):
+            watched.remove(stdin.fileno())
+            deadline = time.monotonic() + grace + SLACK
+            os.kill(agent, signal.SIGTERM)
+
+
+def _clear(directory: Path) -> None:
+    """Ends whatever the agent left below, and removes its files."""
+    from trx_agent.tree import UNKILLABLE, Felling
+
+    felling = Felling(os.getpid(), (), (), time.monotonic(), grace=0.0)
+    end = time.monotonic() + 2 * UNKILLABLE
+    while felling.step(time.monotonic()) is None and time.monotonic() < end:
+        select.select([], [], [], 0.01)
+        reap()
+    shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,52 @@
+"""The few Linux calls that Python does not offer: who dies with whom, and who inherits orphans."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, value, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), f"prctl({option}) failed")
+
+
+def die_with_parent(parent: int) -> None:
+    """Has the kernel send SIGKILL to this process when its parent ends.
+
+    To be called in the child, after each fork (which clears the setting) and early.
+
+    Args:
+        parent: The pid that the parent had: where it has died already, this process ends here.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def inherit_orphans() -> None:
+    """Makes this process the new parent of every orphan among its descendants, daemons included."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def reap() -> dict[int, int]:
+    """Collects every child that has ended, adopted ones too.
+
+    Returns:
+        For each pid its exit code, negative for a signal, as in `subprocess`.
+    """
+    ended: dict[int, int] = {}
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended
+        if pid == 0:
+            return ended
+        ended[pid] = os.waitstatus_to_exitcode(status)

@@ -1,0 +1,92 @@
+"""What a host has: CPUs, GPUs, addresses, and the packages that workers need."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import ipaddress
+import os
+import socket
+from collections.abc import Mapping
+
+import psutil
+
+NEEDED = ("zmq", "cloudpickle", "psutil", "inotify_simple", "torch")
+
+
+def missing_packages() -> list[str]:
+    return [name for name in NEEDED if importlib.util.find_spec(name) is None]
+
+
+def torch_version() -> str:
+    """Like "2.13.0", without importing torch; what follows a plus sign (the kind of build) is left out."""
+    return importlib.metadata.version("torch").partition("+")[0]
+
+
+def count_cpus() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def count_gpus(variables: Mapping[str, str]) -> int:
+    """GPUs that a process with these variables could use, asked of NVML, which opens no CUDA context."""
+    visible = variables.get("CUDA_VISIBLE_DEVICES")
+    present = _present_gpus()
+    if visible is None:
+        return present
+    named = []
+    for name in (part.strip() for part in visible.split(",")):
+        if (name.isdigit() and int(name) >= present) or name in ("", "-1"):
+            break  # as CUDA does: what follows an invalid entry does not count
+        named.append(name)
+    return min(len(named), present)
+
+
+def _present_gpus() -> int:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return 0
+    try:
+        return int(pynvml.nvmlDeviceGetCount())
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def count_workers(wanted: int | str, gpus: int, cpus: int) -> int:
+    """How many workers "auto" (GPUs, else CPUs), "gpu", "cpu" or a number mean on this host."""
+    if isinstance(wanted, int):
+        return wanted
+    return {"auto": gpus or cpus, "gpu": gpus, "cpu": cpus}[wanted]
+
+
+def addresses() -> dict[str, str]:
+    """This host's own addresses and the interfaces that they belong to, loopback and link-local ones left out.
+
+    IPv4 comes first.
+    """
+    up = {name for name, state in psutil.net_if_stats().items() if state.isup}
+    found: dict[str, str] = {}
+    for family in (socket.AF_INET, socket.AF_INET6):
+        for interface, entries in psutil.net_if_addrs().items():
+            if interface not in up:
+                continue
+            for entry in entries:
+                if entry.family == family and _usable(entry.address):
+                    found[entry.address] = interface
+    return found
+
+
+def _usable(address: str) -> bool:
+    if "%" in address:
+        return False
+    parsed = ipaddress.ip_address(address)
+    return not (parsed.is_loopback or parsed.is_link_local or parsed.is_unspecified)
+
+
+def interface_of(address: str) -> str:
+    """The interface that has `address`, "lo" for loopback, "" where none has it."""
+    if ipaddress.ip_address(address).is_loopback:
+        return "lo"
+    return addresses().get(address, "")

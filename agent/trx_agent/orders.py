@@ -1,0 +1,47 @@
+"""What the agent and the processes below it tell each other: by a socket to the runner, and by names of files."""
+
+from __future__ import annotations
+
+import msgspec
+
+ORDER = "order"
+"""The file in a run's directory that holds its `Start` message, for the runner."""
+
+PAYLOAD = "payload"
+"""The file in a run's directory that holds the function and its arguments, for the workers."""
+
+PART, RETURNED, RAISED = "part", "returned", "raised"
+"""Files in a worker's folder: its outcome while it is being written, and its names when it is whole."""
+
+
+class Started(msgspec.Struct, frozen=True, tag=True):
+    """The workers exist, in the order of their local ranks."""
+
+    runner: int
+    workers: tuple[int, ...]
+
+
+class WorkerGone(msgspec.Struct, frozen=True, tag=True):
+    """A worker's process has ended; `code` is negative for a signal."""
+
+    local_rank: int
+    code: int
+
+
+class RunnerFailed(msgspec.Struct, frozen=True, tag=True):
+    """The workers could not be started."""
+
+    reason: str
+
+
+Report = Started | WorkerGone | RunnerFailed
+
+_decoder: msgspec.msgpack.Decoder[Report] = msgspec.msgpack.Decoder(Report)
+
+
+def encode(report: Report) -> bytes:
+    return msgspec.msgpack.encode(report)
+
+
+def decode(data: bytes) -> Report:
+    return _decoder.decode(data)

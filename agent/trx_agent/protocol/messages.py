@@ -1,0 +1,263 @@
+"""The words of the wire: every message that the launcher and an agent exchange, and how each is encoded.
+
+A packet on the wire is two ZeroMQ frames: a header (a msgpack-encoded `Envelope`, small) and a body (opaque bytes,
+empty for all messages but `Data`). Nothing here knows about sockets; `docs/protocol.md` tells the same in prose.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+VERSION = 1
+"""Both sides must speak the same version; it is compared in the bootstrap, before any socket is opened."""
+
+
+class Kind(str, enum.Enum):
+    """What a stream carries."""
+
+    STDOUT = "stdout"
+    STDERR = "stderr"
+    RECORDS = "records"  # logging records, see `records.py`
+    OUTCOME = "outcome"  # a worker's outcome, see `payload.py`
+    AGENT = "agent"  # what the agent and the processes between it and the workers print
+    PAYLOAD = "payload"  # the one that goes down: the function and its arguments
+
+
+CHUNK = 1 << 20
+"""Bytes of one body at the most: what CURVE encrypts fastest, and small enough to let control messages through."""
+
+WINDOWS = {
+    Kind.STDOUT: 1 << 20,
+    Kind.STDERR: 1 << 20,
+    Kind.RECORDS: 1 << 20,
+    Kind.AGENT: 1 << 20,
+    Kind.OUTCOME: 4 << 20,
+    Kind.PAYLOAD: 4 << 20,
+}
+"""Bytes of a stream that its sender may have sent beyond what its receiver has dealt with."""
+
+
+class Stream(msgspec.Struct, frozen=True, array_like=True):
+    """One file of one worker (or of the agent, whose local rank is -1) in one run (0: the agent's own life)."""
+
+    run: int
+    local_rank: int
+    kind: Kind
+
+
+class Door(msgspec.Struct, frozen=True, array_like=True):
+    """An address and a port that an agent listens on, for the store of the workers' rendezvous."""
+
+    address: str
+    port: int
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
+    """Base of everything that travels in an envelope."""
+
+
+# ---- both ways ------------------------------------------------------------------------------------------------------
+
+
+class Beat(Message, frozen=True):
+    """I am alive. Sent where nothing else was for a second or so."""
+
+
+class Data(Message, frozen=True):
+    """The packet's body continues `stream` at `offset`."""
+
+    stream: Stream
+    offset: int
+
+
+class Credit(Message, frozen=True):
+    """The receiver of `stream` has room for its bytes up to (not including) the offset `upto`."""
+
+    stream: Stream
+    upto: int
+
+
+# ---- from an agent to the launcher ----------------------------------------------------------------------------------
+
+
+class Hello(Message, frozen=True):
+    """What the agent found on its host. The first message of an agent.
+
+    Attributes:
+        workers: How many workers this host will have, as the launch asked ("auto" and the like are resolved here).
+        gpus: GPUs that a worker could use (NVML, narrowed by CUDA_VISIBLE_DEVICES).
+        cpus: CPUs that this process may use.
+        doors: Where this agent can take the workers' rendezvous; only that of rank 0's host has any.
+        pid: The agent's.
+    """
+
+    workers: int
+    gpus: int
+    cpus: int
+    doors: tuple[Door, ...]
+    pid: int
+
+
+class Reached(Message, frozen=True):
+    """All doors of a `Probe` that this agent has reached so far. Sent again whenever there is one more."""
+
+    doors: tuple[Door, ...]
+
+
+class Up(Message, frozen=True):
+    """The run's worker processes exist, in the order of their local ranks."""
+
+    run: int
+    runner: int
+    workers: tuple[int, ...]
+
+
+class Returned(Message, frozen=True):
+    """The function returned; its value lies in the outcome stream."""
+
+
+class Raised(Message, frozen=True):
+    """The function raised; the outcome stream holds the exception.
+
+    Attributes:
+        summary: The last lines of the traceback: type and message, cut to a sensible length.
+    """
+
+    summary: str
+
+
+class Exited(Message, frozen=True):
+    """The process ended by itself without an outcome."""
+
+    code: int
+
+
+class Killed(Message, frozen=True):
+    """A signal ended the process."""
+
+    signal: int
+    oom: bool
+
+
+Ending = Returned | Raised | Exited | Killed
+
+
+class Ended(Message, frozen=True):
+    """What became of one worker: sent once its outcome is written, or its process gone without one.
+
+    Attributes:
+        ending: How it ended.
+        size: Bytes of the outcome stream (0 where there is none).
+        last_lines: The end of what the worker printed.
+    """
+
+    run: int
+    local_rank: int
+    pid: int
+    ending: Ending
+    size: int
+    last_lines: str
+
+
+class Gone(Message, frozen=True):
+    """No process of the run is left on this host, but for `leftovers`, which could not be ended."""
+
+    run: int
+    leftovers: tuple[str, ...]
+
+
+class Drained(Message, frozen=True):
+    """Every byte of every stream of the run has been sent. The last message of a run."""
+
+    run: int
+
+
+class Broken(Message, frozen=True):
+    """The agent cannot go on: `reason` is for the user."""
+
+    stage: str
+    reason: str
+
+
+# ---- from the launcher to an agent ----------------------------------------------------------------------------------
+
+
+class Probe(Message, frozen=True):
+    """Try to reach these doors of the rank 0 host, whose agent answers with `nonce`; reply with `Reached`."""
+
+    doors: tuple[Door, ...]
+    nonce: bytes
+
+
+class Start(Message, frozen=True):
+    """Start the run's workers on this host.
+
+    Attributes:
+        generation: How often this run was started before.
+        ranks: The global rank of each local rank.
+        environments: Variables of each local rank, above those of the host.
+        payload: Bytes of the payload stream (function and arguments).
+        backend: Of the process group; "" for none.
+        timeout: Of the process group, seconds.
+        import_paths: The launcher's sys.path.
+        log_level: Of the workers' root logger.
+        rendezvous: The door that every host reached; the host whose door it is serves the store there.
+        first_gpu: Which of the host's GPUs is that of local rank 0: not the first where a host is named twice.
+    """
+
+    run: int
+    generation: int
+    ranks: tuple[int, ...]
+    environments: tuple[dict[str, str], ...]
+    payload: int
+    backend: str
+    timeout: float
+    import_paths: tuple[str, ...]
+    log_level: int
+    rendezvous: Door
+    first_gpu: int
+
+    def with_environments(self, environments: tuple[dict[str, str], ...]) -> Start:
+        return msgspec.structs.replace(self, environments=environments)
+
+
+class Stop(Message, frozen=True):
+    """End the run: SIGTERM, and SIGKILL after `grace` seconds. Where it is repeated, the smaller grace counts."""
+
+    run: int
+    grace: float
+
+
+class Bye(Message, frozen=True):
+    """End the agent, and everything below it."""
+
+
+AnyMessage = Beat | Data | Credit | Hello | Reached | Up | Ended | Gone | Drained | Broken | Probe | Start | Stop | Bye
+
+
+class Envelope(msgspec.Struct, frozen=True, array_like=True):
+    """The header of a packet.
+
+    Attributes:
+        number: Of this message, counted from 1 by its sender; 0 for a `Beat`, which needs no delivery.
+        received: Up to which number the sender has received the other side's messages.
+    """
+
+    number: int
+    received: int
+    message: AnyMessage
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Envelope)
+
+
+def encode(envelope: Envelope) -> bytes:
+    return _encoder.encode(envelope)
+
+
+def decode(header: bytes) -> Envelope:
+    """Raises `msgspec.ValidationError` (a ValueError) for anything that is not a well-formed envelope."""
+    return _decoder.decode(header)

@@ -1,0 +1,58 @@
+"""What a worker leaves behind: the value that its function returned, or the exception that it raised.
+
+The outcome of a function that returned is its value, as in `payload.py`. The outcome of one that raised begins with a
+`WorkerError`, as four bytes of length (big-endian) and msgpack, so that type, message and traceback arrive whatever
+becomes of the pickle that follows: the exception object, or nothing where it could not be pickled.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+LONGEST_TEXT = 64 * 1024
+
+
+class WorkerError(msgspec.Struct, frozen=True):
+    """An exception in words.
+
+    Attributes:
+        stage: What the worker was doing, such as "calling the function".
+        kind: Name of the exception's class, with its module where that is not builtins.
+        message: str() of the exception.
+        traceback: The whole traceback with causes and notes, frames of trx and torch's launcher left out.
+    """
+
+    stage: str
+    kind: str
+    message: str
+    traceback: str
+
+    @property
+    def summary(self) -> str:
+        first = self.message.strip().split("\n", 1)[0]
+        return f"{self.kind}: {first}"[:500] if first else self.kind
+
+
+def frame(error: WorkerError) -> bytes:
+    body = msgspec.msgpack.encode(error)
+    return len(body).to_bytes(4, "big") + body
+
+
+def unframe(data: bytes | bytearray | memoryview) -> tuple[WorkerError, int]:
+    """Returns the error, and the offset at which the exception's pickle begins.
+
+    Raises:
+        ValueError: Where `data` does not begin with a whole `WorkerError`.
+    """
+    size = int.from_bytes(data[:4], "big")
+    if size > len(data) - 4:
+        raise ValueError("the description of the exception is cut off")
+    return msgspec.msgpack.decode(data[4 : 4 + size], type=WorkerError), 4 + size
+
+
+def cut(text: str) -> str:
+    """Keeps the beginning and, above all, the end of a very long text."""
+    if len(text) <= LONGEST_TEXT:
+        return text
+    half = LONGEST_TEXT // 2
+    return f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"

@@ -1,0 +1,250 @@
+"""One run on this host, as the agent sees it: its runner, its workers, their files, and their end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from trx_agent import orders, tree
+from trx_agent.orders import ORDER, PAYLOAD, RAISED, RETURNED
+from trx_agent.protocol import outcome
+from trx_agent.protocol.link import Body
+from trx_agent.protocol.messages import (
+    WINDOWS,
+    AnyMessage,
+    Broken,
+    Credit,
+    Data,
+    Door,
+    Drained,
+    Ended,
+    Ending,
+    Exited,
+    Gone,
+    Killed,
+    Kind,
+    Raised,
+    Returned,
+    Start,
+    Stream,
+    Up,
+)
+from trx_agent.streams import Outflow, last_lines
+
+_LOGS = (Kind.STDOUT, Kind.STDERR, Kind.RECORDS)
+_STEP = 0.02
+
+Send = Callable[[AnyMessage, Body], None]
+
+
+class Run:
+    """From `Start` to `Drained`.
+
+    Args:
+        order: What the launcher wants.
+        directory: The run's own, made by the caller; with a folder for each worker.
+        send: Sends a message to the launcher.
+        forkserver: Its pid: of all below the agent, the one process that does not belong to the run.
+        grace: Seconds that processes have which the workers left running.
+    """
+
+    def __init__(self, order: Start, directory: Path, send: Send, forkserver: int, grace: float) -> None:
+        self.number = order.run
+        self.finished = False
+        self.runner: socket.socket | None = None
+        self._order = order
+        self._directory = directory
+        self._send = send
+        self._spare = {forkserver}
+        self._grace = grace
+        self._pids: tuple[int, ...] = ()
+        self._codes: dict[int, int] = {}
+        self._reported: set[int] = set()
+        self._received = 0
+        self._felling: tree.Felling | None = None
+        self.gone = False
+        self._next_step = float("inf")
+        self._outflows: dict[Stream, Outflow] = {}
+        self._payload = open(directory / PAYLOAD, "wb")  # noqa: SIM115  # filled while it arrives
+        for local_rank in range(len(order.ranks)):
+            folder = self.folder(local_rank)
+            folder.mkdir(mode=0o700)
+            for kind in _LOGS:
+                self._add_outflow(Stream(self.number, local_rank, kind), folder / kind.value)
+
+    def folder(self, local_rank: int) -> Path:
+        return self._directory / str(local_rank)
+
+    @property
+    def rendezvous(self) -> Door:
+        return self._order.rendezvous
+
+    @property
+    def stopping(self) -> bool:
+        return self._felling is not None
+
+    def remove_files(self) -> None:
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    # ---- what arrives from the launcher -----------------------------------------------------------------------------
+
+    def take_payload(self, offset: int, body: bytes) -> bool:
+        """Stores a range of the function and its arguments; returns whether it is whole now."""
+        self._payload.seek(offset)
+        self._payload.write(body)
+        self._received = offset + len(body)
+        stream = Stream(self.number, -1, Kind.PAYLOAD)
+        self._send(Credit(stream, self._received + WINDOWS[Kind.PAYLOAD]), b"")
+        if self._received < self._order.payload:
+            return False
+        self._payload.close()
+        return True
+
+    def grant(self, stream: Stream, upto: int) -> None:
+        if (outflow := self._outflows.get(stream)) and not self.finished:
+            outflow.grant(upto)
+            self._pump(outflow)
+            if self.gone:
+                self._finish_if_drained()
+
+    def stop(self, now: float, grace: float) -> None:
+        if self._felling is None:
+            if self.runner is not None and not self._pids:
+                self._spare.clear()  # the order for the runner cannot be taken back otherwise
+            self._felling = tree.Felling(os.getpid(), self._spare, self._pids, now, grace)
+        self._felling.hurry(now + grace)
+        self.step(now)
+
+    # ---- what happens on this host ----------------------------------------------------------------------------------
+
+    def launch(self, connection: socket.socket) -> None:
+        """The forkserver was asked for the runner, to which `connection` leads."""
+        self.runner = connection
+
+    def hear_runner(self, now: float) -> None:
+        """Reads one report of the runner, or notices that it has died."""
+        assert self.runner is not None
+        data = b""
+        with contextlib.suppress(ConnectionError):
+            data = self.runner.recv(65536)
+        if not data:
+            self._runner_died(now)
+            return
+        report = orders.decode(data)
+        if isinstance(report, orders.Started):
+            self._pids = report.workers
+            self._spare.add(report.runner)
+            self._send(Up(self.number, report.runner, report.workers), b"")
+            for local_rank in range(len(self._pids)):
+                self._look_for_outcome(local_rank)
+        elif isinstance(report, orders.WorkerGone):
+            self._worker_gone(report, now)
+        else:
+            self._send(Broken("starting the workers", report.reason), b"")
+
+    def file_changed(self, local_rank: int, name: str) -> None:
+        if name in (RETURNED, RAISED):
+            self._look_for_outcome(local_rank)
+        elif name in (kind.value for kind in _LOGS):
+            self._pump(self._outflows[Stream(self.number, local_rank, Kind(name))])
+
+    def patience(self, now: float) -> float:
+        """Seconds after which `step` must be called, whatever happens."""
+        return max(0.0, self._next_step - now)
+
+    def step(self, now: float) -> None:
+        """Goes on with ending the run, where it is being ended."""
+        if self._felling and not self.gone:
+            left = self._felling.step(now)
+            self._next_step = now + _STEP
+            if left is not None and (len(self._codes) == len(self._pids) or left):
+                self._has_gone(tuple(tree.describe(process) for process in left))
+
+    # ---- inside -----------------------------------------------------------------------------------------------------
+
+    def _worker_gone(self, report: orders.WorkerGone, now: float) -> None:
+        self._codes[report.local_rank] = report.code
+        self._look_for_outcome(report.local_rank)
+        if report.local_rank not in self._reported:
+            code = report.code
+            self._ended(report.local_rank, Exited(code) if code >= 0 else Killed(-code, oom=False), 0)
+        if len(self._codes) == len(self._pids):  # what the workers left running goes with them
+            self.stop(now, self._grace)
+        else:
+            self.step(now)
+
+    def _runner_died(self, now: float) -> None:
+        self._close_runner()
+        if self.gone:
+            return
+        if len(self._codes) < len(self._pids) or not self._pids:
+            self._send(Broken("watching the workers", "the process that held them died"), b"")
+        self._codes = dict.fromkeys(range(len(self._pids)), -9)
+        self.stop(now, 0.0)
+
+    def _look_for_outcome(self, local_rank: int) -> None:
+        if local_rank in self._reported or not self._pids:  # a worker can be faster than the runner's report of it
+            return
+        paths = [self.folder(local_rank) / name for name in (RETURNED, RAISED)]
+        path = next((path for path in paths if path.exists()), None)
+        if path is None:
+            return
+        ending: Ending = Returned() if path.name == RETURNED else Raised(_summary(path))
+        stream = Stream(self.number, local_rank, Kind.OUTCOME)
+        self._add_outflow(stream, path)
+        self._ended(local_rank, ending, self._outflows[stream].size())
+        self._pump(self._outflows[stream])
+
+    def _ended(self, local_rank: int, ending: Ending, size: int) -> None:
+        self._reported.add(local_rank)
+        folder = self.folder(local_rank)
+        printed = last_lines([folder / "stdout", folder / "stderr"])
+        self._send(Ended(self.number, local_rank, self._pids[local_rank], ending, size, printed), b"")
+
+    def _has_gone(self, leftovers: tuple[str, ...]) -> None:
+        self.gone = True
+        self._next_step = float("inf")
+        self._send(Gone(self.number, leftovers), b"")
+        self._close_runner()
+        for outflow in self._outflows.values():
+            self._pump(outflow)
+        self._finish_if_drained()
+
+    def _close_runner(self) -> None:
+        if self.runner is not None:
+            self.runner.close()
+            self.runner = None
+
+    def _add_outflow(self, stream: Stream, path: Path) -> None:
+        self._outflows[stream] = Outflow(stream, path)
+
+    def _pump(self, outflow: Outflow) -> None:
+        while data := outflow.next_range():
+            self._send(Data(outflow.stream, outflow.offset - len(data)), data)
+
+    def _finish_if_drained(self) -> None:
+        if not all(outflow.drained for outflow in self._outflows.values()):
+            return
+        self.finished = True
+        for outflow in self._outflows.values():
+            outflow.close()
+        self._payload.close()
+        self._send(Drained(self.number), b"")
+
+
+def _summary(path: Path) -> str:
+    with open(path, "rb") as file:
+        size = file.read(4)
+        error, _ = outcome.unframe(size + file.read(int.from_bytes(size, "big")))
+    return error.summary
+
+
+def write_order(order: Start, directory: Path) -> None:
+    """Where the runner finds what to do."""
+    (directory / ORDER).write_bytes(msgspec.msgpack.encode(order))

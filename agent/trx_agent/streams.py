@@ -1,0 +1,75 @@
+"""Files that grow, read as ranges: how what a worker produces leaves its host.
+
+A worker writes to files, never waits for a reader, and may crash at any moment: what it had written is there. The agent
+sends ranges of these files as far as the launcher has given credit, so that neither side's memory grows.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from trx_agent.protocol.messages import CHUNK, WINDOWS, Stream
+
+
+class Outflow:
+    """One file on its way to the launcher."""
+
+    def __init__(self, stream: Stream, path: Path) -> None:
+        self.stream = stream
+        self.offset = 0
+        self._path = path
+        self._credit = WINDOWS[stream.kind]
+        self._descriptor = -1
+
+    def grant(self, upto: int) -> None:
+        self._credit = max(self._credit, upto)
+
+    def next_range(self) -> bytes:
+        """What may be sent next, and counts as sent; b"" where there is nothing, or no credit."""
+        room = min(CHUNK, self._credit - self.offset)
+        if room <= 0 or not self._open():
+            return b""
+        data = os.pread(self._descriptor, room, self.offset)
+        self.offset += len(data)
+        return data
+
+    @property
+    def drained(self) -> bool:
+        """Whether everything that is in the file now has been sent."""
+        return not self._open() or os.fstat(self._descriptor).st_size <= self.offset
+
+    def size(self) -> int:
+        return os.fstat(self._descriptor).st_size if self._open() else 0
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+    def _open(self) -> bool:
+        if self._descriptor < 0:
+            try:
+                self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return False
+        return True
+
+
+def last_lines(paths: list[Path], count: int = 8, longest: int = 16384) -> str:
+    """The end of each file, for error messages.
+
+    Where a file ends with Python's report of a crash, what matters is the beginning of that: the innermost frames.
+    """
+    return "\n".join(line for path in paths for line in _last_lines(path, count, longest))
+
+
+def _last_lines(path: Path, count: int, longest: int) -> list[str]:
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - longest))
+            lines = file.read(longest).decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    crash = next((number for number, line in enumerate(lines) if line.startswith("Fatal Python error")), len(lines))
+    return lines[max(0, crash - count) : crash] + lines[crash : crash + count]

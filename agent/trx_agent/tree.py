@@ -1,0 +1,85 @@
+"""Ending a tree of processes for good: politely first, then not, until nothing is left."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Collection
+
+import psutil
+
+UNKILLABLE = 2.0
+"""Seconds after SIGKILL for which a process may go on; longer means that it hangs in the kernel (state D)."""
+
+
+def descendants(root: int, spare: Collection[int] = ()) -> list[psutil.Process]:
+    """The living processes below `root`, without those named in `spare` (whose own descendants do count)."""
+    try:
+        below = psutil.Process(root).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    return [process for process in below if process.pid not in spare and _alive(process)]
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD))
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _signal(process: psutil.Process, number: signal.Signals) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        process.send_signal(number)
+
+
+class Felling:
+    """The end of all processes below one. Pure bookkeeping around `descendants`: the caller's loop calls `step`.
+
+    SIGTERM goes to `first` (the workers), which may want to save something; whatever outlives them gets its own SIGTERM
+    then; all that is left at the deadline gets SIGKILL, again and again, since a process may fork while it is killed.
+
+    Args:
+        root: The process below which everything ends.
+        spare: Pids that stay: trx's own processes.
+        first: Pids to be ended before the others.
+    """
+
+    def __init__(self, root: int, spare: Collection[int], first: Collection[int], now: float, grace: float) -> None:
+        self._root = root
+        self._spare = frozenset(spare)
+        self._first = frozenset(first)
+        self._asked: set[int] = set()
+        self.deadline = now + grace
+
+    def hurry(self, deadline: float) -> None:
+        self.deadline = min(self.deadline, deadline)
+
+    def step(self, now: float) -> tuple[psutil.Process, ...] | None:
+        """Signals whom it is time to signal.
+
+        Returns:
+            None where another step is needed; else what is left: nothing, or what cannot be killed.
+        """
+        alive = descendants(self._root, self._spare)
+        if not alive:
+            return ()
+        if now >= self.deadline + UNKILLABLE:
+            return tuple(alive)
+        if now >= self.deadline:
+            for process in alive:
+                _signal(process, signal.SIGKILL)
+            return None
+        workers = [process for process in alive if process.pid in self._first]
+        for process in workers or alive:
+            if process.pid not in self._asked:
+                self._asked.add(process.pid)
+                _signal(process, signal.SIGTERM)
+        return None
+
+
+def describe(process: psutil.Process) -> str:
+    try:
+        return f"pid {process.pid} ({process.name()}, state {process.status()})"
+    except psutil.NoSuchProcess:
+        return f"pid {process.pid}"

@@ -1,0 +1,206 @@
+"""Inside a worker: load the function, join the process group, call, and write down what became of it."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import mmap
+import os
+import pickle
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn
+
+from trx_agent.linux import die_with_parent
+from trx_agent.orders import PART, PAYLOAD, RAISED, RETURNED
+from trx_agent.protocol import diagnose, outcome, payload, records
+from trx_agent.protocol.messages import Start
+
+TORCH_HANDLES = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""Signals whose handlers torch's process context replaces in the process that starts the workers."""
+
+Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+
+def main(order: Start, local_rank: int, directory: Path, runner: int, inherited: list[int]) -> NoReturn:
+    """The entry point that torch's process context calls, stdout and stderr being redirected already.
+
+    Args:
+        order: What to run.
+        local_rank: Of this worker.
+        directory: Of the run; this worker's files are in a folder named after its local rank.
+        runner: Pid of the parent.
+        inherited: The runner's own descriptors, which are not for workers.
+    """
+    _become_worker(runner, inherited)
+    folder = directory / str(local_rank)
+    _send_records_to(folder / "records", order.log_level)
+    stage = _Stage()
+    try:
+        with stage("loading the function"):
+            function, args, kwargs = _load(directory / PAYLOAD, order.import_paths)
+        with stage("joining the process group"):
+            _join_process_group(order, local_rank)
+        with stage("calling the function"):
+            value = function(*args, **kwargs)
+        with stage("pickling what the function returned"):
+            _write_value(folder, value)
+    except BaseException as error:  # SystemExit and KeyboardInterrupt are failures too: there is no result
+        _write_error(folder, stage.name, error)
+    else:
+        _leave_process_group()
+    # None, since torch swallows an exit of 0 and would then wait for the other workers.
+    sys.exit(None)
+
+
+class _Stage:
+    """Remembers what the worker was doing when it failed."""
+
+    name = "starting"
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        self.name = name
+        yield
+
+
+def _become_worker(runner: int, inherited: list[int]) -> None:
+    die_with_parent(runner)
+    os.setsid()
+    signal.set_wakeup_fd(-1)
+    for number in (*TORCH_HANDLES, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for descriptor in inherited:
+        os.close(descriptor)
+    tempfile.tempdir = None
+    # Line by line, so that the last line before a crash is in the file.
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # TextIOWrapper, as nobody replaced it yet
+    faulthandler.enable()
+
+
+def _send_records_to(path: Path, level: int) -> None:
+    logging.root.addHandler(_RecordHandler(path))
+    logging.root.setLevel(level)
+
+
+class _RecordHandler(logging.Handler):
+    """Writes logging records, with their levels, to the worker's records stream."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = self.format(record)[: records.LONGEST]
+            data = records.encode(records.Record(record.name, record.levelno, record.created, text))
+            os.write(self._descriptor, data)
+        except Exception:
+            self.handleError(record)
+
+
+def _load(path: Path, import_paths: tuple[str, ...]) -> Call:
+    sys.path.extend(path for path in import_paths if path not in sys.path)
+    with open(path, "rb") as file:
+        # Private pages: arguments are shared with the other workers until somebody writes to them.
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    call: Call = payload.read(mapping)
+    return call
+
+
+def _join_process_group(order: Start, local_rank: int) -> None:
+    if not order.backend:
+        return
+    import torch
+    import torch.distributed
+
+    device = None
+    if "nccl" in order.backend:
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group(order.backend, timeout=timedelta(seconds=order.timeout), device_id=device)
+
+
+def _leave_process_group() -> None:
+    """Quietly, since the outcome is written already."""
+    import torch.distributed
+
+    if torch.distributed.is_initialized():
+        try:
+            torch.distributed.destroy_process_group()
+        except Exception:
+            traceback.print_exc()
+
+
+def _write_value(folder: Path, value: object) -> None:
+    try:
+        pickled = payload.dumps(value)
+    except Exception as error:
+        raise pickle.PicklingError(f"cannot return {diagnose.why_unpicklable(value, 'the value')}") from error
+    with _whole(folder, RETURNED) as file:
+        payload.write(file, pickled)
+
+
+def _write_error(folder: Path, stage: str, error: BaseException) -> None:
+    _leave_out_our_frames(error)
+    words = outcome.WorkerError(
+        stage=stage,
+        kind=_name(type(error)),
+        message=outcome.cut(_message(error)),
+        traceback=outcome.cut("".join(traceback.format_exception(type(error), error, error.__traceback__))),
+    )
+    with _whole(folder, RAISED) as file:
+        file.write(outcome.frame(words))
+        if isinstance(error, Exception):
+            _write_exception(file, error)
+
+
+def _write_exception(file: Any, error: Exception) -> None:
+    """The object itself, where it survives pickling; the words are there already."""
+    try:
+        pickled = payload.dumps(error)
+        payload.loads(pickled.pickle, pickled.buffers)
+    except Exception:
+        return
+    payload.write(file, pickled)
+
+
+@contextmanager
+def _whole(folder: Path, name: str) -> Iterator[Any]:
+    """A file that appears under its name only when it is complete."""
+    part = folder / PART
+    with open(part, "wb") as file:
+        yield file
+    os.rename(part, folder / name)
+
+
+def _leave_out_our_frames(error: BaseException) -> None:
+    """Cuts off the frames of this module, by which every traceback would begin."""
+    while (tb := error.__traceback__) is not None and _is_ours(tb):
+        error.__traceback__ = tb.tb_next
+
+
+def _is_ours(tb: TracebackType) -> bool:
+    return tb.tb_frame.f_code.co_filename == __file__
+
+
+def _name(kind: type) -> str:
+    return (
+        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    )
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "(its message cannot be read)"

@@ -1,0 +1,190 @@
+"""The output thread."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+import pytest
+
+from trx.output import LogFiles, Outputs, Sink, Source
+from trx_agent.protocol import records
+from trx_agent.protocol.messages import Kind
+from trx_agent.protocol.records import Record
+
+ONE, TWO = Source("node1", 0, 0), Source("node2", 0, 1)
+RECORD = Record("a", 30, 1.0, "message")
+WAIT = 30.0
+
+
+class Collected:
+    """A sink that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[object, ...]] = []
+
+    def write(self, source: Source, kind: Kind, data: bytes) -> None:
+        self.calls.append((source, kind, data))
+
+    def record(self, source: Source, record: Record) -> None:
+        self.calls.append((source, record))
+
+    def end(self, source: Source) -> None:
+        self.calls.append((source,))
+
+    def close(self) -> None:
+        self.calls.append(())
+
+
+class Raising(Collected):
+    def write(self, source: Source, kind: Kind, data: bytes) -> None:
+        super().write(source, kind, data)
+        raise OSError("no space left")
+
+
+class Slow(Collected):
+    """Waits for a permission before it takes anything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered = threading.Event()
+        self.go_on = threading.Event()
+
+    def write(self, source: Source, kind: Kind, data: bytes) -> None:
+        self.entered.set()
+        assert self.go_on.wait(WAIT)
+        super().write(source, kind, data)
+
+
+class Credit:
+    """Collects what was consumed."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[object, int]] = []
+        self.threads: set[str] = set()
+
+    def __call__(self, token: object, size: int) -> None:
+        self.given.append((token, size))
+        self.threads.add(threading.current_thread().name)
+
+
+def test_everything_arrives_in_order_and_is_credited() -> None:
+    sinks, credit = [Collected(), Collected()], Credit()
+    outputs = Outputs(sinks, credit)
+    outputs.feed(ONE, Kind.STDOUT, b"out", "t1")
+    outputs.feed(TWO, Kind.STDERR, b"err", "t2")
+    outputs.end(ONE)
+    assert outputs.close(WAIT)
+    expected = [(ONE, Kind.STDOUT, b"out"), (TWO, Kind.STDERR, b"err"), (ONE,), ()]
+    assert [sink.calls for sink in sinks] == [expected, expected]
+    assert credit.given == [("t1", 3), ("t2", 3)]
+    assert credit.threads == {"trx-output"}
+    assert outputs.close(0)
+
+
+def test_records_are_put_together_for_each_source() -> None:
+    sink, credit = Collected(), Credit()
+    outputs = Outputs([sink], credit)
+    data = records.encode(RECORD)
+    outputs.feed(ONE, Kind.RECORDS, data[:7], 1)
+    outputs.feed(TWO, Kind.RECORDS, data + data[:3], 2)
+    outputs.feed(ONE, Kind.RECORDS, data[7:], 3)
+    assert outputs.close(WAIT)
+    assert sink.calls == [(TWO, RECORD), (ONE, RECORD), ()]
+    assert credit.given == [(1, 7), (2, len(data) + 3), (3, len(data) - 7)]
+
+
+@pytest.mark.parametrize("malformed", [b"\xff\xff\xff\xff", b"\0\0\0\1\xc1", b"\0\0\0\3abc"])
+def test_malformed_records_are_reported_once_and_skipped(malformed: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    sink, credit = Collected(), Credit()
+    outputs = Outputs([sink], credit)
+    for number in range(3):
+        outputs.feed(ONE, Kind.RECORDS, malformed, number)
+    outputs.feed(ONE, Kind.STDOUT, b"out", 3)
+    outputs.feed(TWO, Kind.RECORDS, records.encode(RECORD), 4)
+    outputs.end(ONE)
+    outputs.feed(ONE, Kind.RECORDS, records.encode(RECORD), 5)  # the next run starts afresh
+    assert outputs.close(WAIT)
+    assert sink.calls == [(ONE, Kind.STDOUT, b"out"), (TWO, RECORD), (ONE,), (ONE, RECORD), ()]
+    assert [token for token, _ in credit.given] == [0, 1, 2, 3, 4, 5]
+    assert [text.split(" are ")[0] for text in caplog.messages] == ["the log records of node1[0]"]
+
+
+def test_a_sink_that_raises_is_reported_once_and_skipped(caplog: pytest.LogCaptureFixture) -> None:
+    raising, sink, credit = Raising(), Collected(), Credit()
+    outputs = Outputs([raising, sink], credit)
+    outputs.feed(ONE, Kind.STDOUT, b"1", 1)
+    outputs.feed(ONE, Kind.STDOUT, b"2", 2)
+    assert outputs.close(WAIT)
+    assert raising.calls == [(ONE, Kind.STDOUT, b"1"), ()]
+    assert sink.calls == [(ONE, Kind.STDOUT, b"1"), (ONE, Kind.STDOUT, b"2"), ()]
+    assert credit.given == [(1, 1), (2, 1)]
+    assert caplog.messages == ["Raising gets no more output: OSError: no space left"]
+
+
+def test_a_sink_that_raises_when_closed_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    class Unclosable(Collected):
+        def close(self) -> None:
+            raise OSError("quota exceeded")
+
+    sink = Collected()
+    assert Outputs([Unclosable(), sink], Credit()).close(WAIT)
+    assert sink.calls == [()]
+    assert caplog.messages == ["cannot close Unclosable: OSError: quota exceeded"]
+
+
+def test_a_report_that_raises_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Bad(logging.Handler):
+        def handle(self, record: logging.LogRecord) -> bool:
+            raise RuntimeError
+
+    sink, credit, handler = Collected(), Credit(), Bad()
+    logging.getLogger("trx").addHandler(handler)
+    try:
+        outputs = Outputs([Raising(), sink], credit)
+        outputs.feed(ONE, Kind.STDOUT, b"1", 1)
+        assert outputs.close(WAIT)
+    finally:
+        logging.getLogger("trx").removeHandler(handler)
+    assert sink.calls == [(ONE, Kind.STDOUT, b"1"), ()]
+    assert credit.given == [(1, 1)]
+
+
+def test_a_callback_that_raises_loses_no_output(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(token: object, size: int) -> None:
+        raise OSError("closed")
+
+    sink = Collected()
+    outputs = Outputs([sink], broken)
+    outputs.feed(ONE, Kind.STDOUT, b"1", 1)
+    outputs.feed(ONE, Kind.STDOUT, b"2", 2)
+    assert outputs.close(WAIT)
+    assert sink.calls == [(ONE, Kind.STDOUT, b"1"), (ONE, Kind.STDOUT, b"2"), ()]
+    assert "OSError: closed" in caplog.messages[0]
+
+
+def test_a_slow_sink_holds_up_credit_but_not_who_feeds() -> None:
+    slow, credit = Slow(), Credit()
+    outputs = Outputs([slow], credit)
+    for number in range(100):
+        outputs.feed(ONE, Kind.STDOUT, b"x", number)
+    assert slow.entered.wait(WAIT)
+    assert credit.given == []
+    assert not outputs.close(0.01)
+    slow.go_on.set()
+    assert outputs.close(WAIT)
+    assert len(slow.calls) == 101
+    assert len(credit.given) == 100
+
+
+def test_files_are_complete_once_closed(tmp_path: Path) -> None:
+    files = LogFiles(tmp_path)
+    sinks: list[Sink] = [files]
+    outputs = Outputs(sinks, Credit())
+    outputs.feed(ONE, Kind.STDOUT, b"line\npart", None)
+    outputs.feed(ONE, Kind.RECORDS, records.encode(RECORD), None)
+    assert outputs.close(WAIT)
+    first, record, part = files.path(ONE).read_text().split("\n")
+    assert (first, part) == ("line", "part")
+    assert record.endswith("WARNING a: message")

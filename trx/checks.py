@@ -1,0 +1,133 @@
+"""What a user may ask for: each check raises one clear error, before anything is started."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trx_agent.protocol import diagnose, payload
+from trx_agent.protocol.payload import Pickled
+
+WORDS_FOR_WORKERS = ("auto", "gpu", "cpu")
+_BACKENDS = {"gloo", "nccl", "mpi", "ucc", "xccl", "fake"}
+
+
+def check_hostnames(hostnames: object) -> list[str]:
+    """Returns the names.
+
+    Raises:
+        TypeError: Where it is not a list of strings.
+        ValueError: Where it is empty, or a name cannot be one.
+    """
+    if isinstance(hostnames, str) or not isinstance(hostnames, Sequence):
+        raise TypeError(f'hostnames must be a list of names or "auto", not {hostnames!r}')
+    if not hostnames:
+        raise ValueError("hostnames is empty: name at least one host")
+    for name in hostnames:
+        if not isinstance(name, str):
+            raise TypeError(f"hostnames must be strings, not {name!r}")
+        if not name or name.startswith("-") or not name.isprintable() or " " in name:
+            raise ValueError(f"{name!r} cannot be the name of a host")
+    return list(hostnames)
+
+
+def check_workers(workers: object, hosts: int) -> list[int | str]:
+    """Returns what each host was given.
+
+    Raises:
+        TypeError: Where it is neither a number, nor a word, nor a list of them.
+        ValueError: Where a number is not positive, a word unknown, or the list of the wrong length.
+    """
+    if isinstance(workers, Sequence) and not isinstance(workers, str):
+        if len(workers) != hosts:
+            raise ValueError(f"workers_per_host names {len(workers)} hosts, but there are {hosts}")
+        return [_check_count(each) for each in workers]
+    return [_check_count(workers)] * hosts
+
+
+def _check_count(count: object) -> int | str:
+    words = ", ".join(f'"{word}"' for word in WORDS_FOR_WORKERS)
+    if isinstance(count, str):
+        if count not in WORDS_FOR_WORKERS:
+            raise ValueError(f"workers_per_host must be a number or one of {words}, not {count!r}")
+        return count
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise TypeError(
+            f"workers_per_host must be a number, one of {words}, or a list of one for each host, not {count!r}"
+        )
+    if count < 1:
+        raise ValueError(f"workers_per_host must be at least 1, not {count}")
+    return count
+
+
+def check_backend(backend: object) -> None:
+    """Raises TypeError or ValueError where torch knows no such backend."""
+    if backend is None or backend == "auto":
+        return
+    if not isinstance(backend, str):
+        raise TypeError(f'backend must be a name, "auto" or None, not {backend!r}')
+    names = {part.rpartition(":")[2] for part in backend.lower().split(",")}
+    if names <= _BACKENDS:
+        return
+    from_torch = set(_registered_backends())
+    if unknown := names - _BACKENDS - from_torch:
+        known = ", ".join(sorted(_BACKENDS | from_torch))
+        raise ValueError(f"torch knows no backend {', '.join(sorted(unknown))!r}; it knows {known}")
+
+
+def _registered_backends() -> list[str]:
+    """Those that the user's own imports have added to torch."""
+    distributed = sys.modules.get("torch.distributed")
+    return list(distributed.Backend.backend_list) if distributed else []
+
+
+def check_seconds(name: str, value: object) -> None:
+    """Raises TypeError or ValueError where a duration is not a positive number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+    if not value > 0:
+        raise ValueError(f"{name} must be more than 0 seconds, not {value}")
+
+
+def check_file(name: str, path: object) -> Path | None:
+    """Raises FileNotFoundError where a file that was named is not there."""
+    if path is None:
+        return None
+    file = Path(str(path)).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f"{name}: there is no file {str(file)!r}")
+    return file
+
+
+def pickle_call(func: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pickled:
+    """The function and its arguments, ready for the workers.
+
+    Raises:
+        TypeError: Where `func` cannot be called, is a coroutine function, or a part cannot be pickled.
+    """
+    if not callable(func):
+        raise TypeError(f"the first argument must be a function to be called on every worker, not {func!r}")
+    if inspect.iscoroutinefunction(func) or inspect.isasyncgenfunction(func):
+        raise TypeError(
+            f"{getattr(func, '__qualname__', func)} is a coroutine function: wrap it, as in lambda: asyncio.run(...)"
+        )
+    try:
+        return payload.dumps((func, args, kwargs))
+    except Exception as error:
+        parts = {"the function": func} | {f"argument {number}": arg for number, arg in enumerate(args)}
+        parts |= {f"argument {name!r}": value for name, value in kwargs.items()}
+        for name, part in parts.items():
+            if not _survives(part):
+                raise TypeError(f"cannot send to the workers: {diagnose.why_unpicklable(part, name)}") from error
+        raise TypeError(f"cannot send the function and its arguments to the workers: {error}") from error
+
+
+def _survives(part: object) -> bool:
+    try:
+        payload.dumps(part)
+    except Exception:
+        return False
+    return True

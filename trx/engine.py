@@ -1,0 +1,399 @@
+"""The loop of one launch: brings together its agents, the wire, the present run and its output.
+
+It lives in a thread of its own, so that agents stay alive and hear from the launcher whatever the user's own thread
+does between runs. Other threads talk to it by `_call`, and wait for futures.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import TypeVar
+
+from trx.errors import HostFailure
+from trx.hosts.channel import Channel
+from trx.hosts.steward import Steward
+from trx.hub import Hub, HubError
+from trx.intake import Intake, Outcomes
+from trx.job import Announce, Arrived, Event, Finish, Interrupted, Job, Launch, Lost, Said, Send, Settings, Tick
+from trx.output import Outputs, Sink, Source
+from trx.payload_flow import PayloadFlow
+from trx.plan import Host
+from trx_agent.protocol import messages
+from trx_agent.protocol.bootstrap import Bootstrap, frame, loader
+from trx_agent.protocol.messages import AnyMessage, Bye, Credit, Data, Door, Ended, Hello, Kind, Start, Stream
+from trx_agent.protocol.payload import Pickled
+
+_logger = logging.getLogger("trx")
+
+_NAP = 0.25
+_FAREWELL = 1.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class LaunchSettings:
+    """What an engine needs to know, worked out of the user's settings.
+
+    Attributes:
+        backend, timeout, cwd: See `Launcher`.
+        python_version: Like "3.11".
+        environment: Variables for the workers.
+        env_file: Text of the user's script.
+        torch: The launcher's version of it; "" where it is not installed.
+        log_level: Of the workers' root logger.
+        beat, lease, grace, start_timeout: Seconds; see `Bootstrap` and `job.Settings`.
+    """
+
+    backend: str | None
+    timeout: float
+    cwd: str
+    python_version: str
+    environment: dict[str, str]
+    env_file: str
+    torch: str
+    log_level: int
+    beat: float
+    lease: float
+    grace: float
+    start_timeout: float
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """A run that is over: the job tells how it ended, the outcomes lie beside it."""
+
+    job: Job
+    outcomes: Outcomes
+
+
+class Engine:
+    """See the module.
+
+    Args:
+        hosts: Of the launch.
+        channels: One for each host, in the same order.
+        explain: For each host, turns an interpreter's early end (exit status, output) into a failure.
+        settings: See there.
+        sinks: Where output goes.
+    """
+
+    def __init__(
+        self,
+        hosts: Sequence[Host],
+        channels: Sequence[Channel],
+        explain: Sequence[Callable[[int, str], HostFailure]],
+        settings: LaunchSettings,
+        sinks: Sequence[Sink],
+    ) -> None:
+        self._hosts = tuple(hosts)
+        self._settings = settings
+        self._cookie = secrets.token_hex(16)
+        self._nonce = secrets.token_bytes(16)
+        self._hub = Hub(len(self._hosts), settings.beat)
+        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._outputs = Outputs(sinks, self._output_consumed)
+        self._hellos: dict[int, Hello] = {}
+        self._rendezvous: Door | None = None
+        self._ended: dict[int, HostFailure] = {}
+        self._runs = 0
+        self._job: Job | None = None
+        self._intake: Intake | None = None
+        self._payloads: dict[int, PayloadFlow] = {}
+        self._call_bytes: Pickled | None = None
+        self._future: Future[RunReport] | None = None
+        self._closing = False
+        self._stewards = [
+            Steward(host.index, host.label, channel, self, each)
+            for host, channel, each in zip(self._hosts, channels, explain, strict=True)
+        ]
+        self._thread = threading.Thread(target=self._live, name="trx-engine", daemon=True)
+
+    # ---- for the user's thread --------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Starts all agents, at the same time."""
+        self._thread.start()
+        for steward in self._stewards:
+            steward.start()
+
+    def run(self, call: Pickled) -> Future[RunReport]:
+        """Runs a function and its arguments on all hosts; one run at a time."""
+        future: Future[RunReport] = Future()
+        self._post(partial(self._start_run, call, future))
+        return future
+
+    def interrupt(self, grace: float) -> None:
+        """Ends the present run."""
+        self._post(lambda: self._feed_job(Interrupted(grace)))
+
+    @property
+    def usable(self) -> bool:
+        """Whether every agent is still there for another run."""
+        return not self._ended and self._thread.is_alive()
+
+    def close(self, timeout: float) -> bool:
+        """Ends all agents; returns whether all of them were seen to end in good time."""
+        self._post(self._say_goodbye)
+        deadline = time.monotonic() + timeout
+        ended = [steward.join(max(0.0, deadline - time.monotonic())) for steward in self._stewards]
+        for steward in self._stewards:
+            steward.close()
+        self._post(self._end)
+        self._thread.join(_FAREWELL + 1.0)
+        written = self._outputs.close(max(1.0, deadline - time.monotonic()))
+        return all(ended) and written
+
+    # ---- for the stewards' threads (`steward.Front`) ----------------------------------------------------------------
+
+    def bootstrap(self, agent: int, address: str) -> bytes:
+        endpoint = self._call(lambda: self._hub.listen(address))
+        return loader(self._settings.python_version) + frame(self._make_bootstrap(agent, endpoint))
+
+    def port(self, address: str) -> int:
+        return int(self._call(lambda: self._hub.listen(address)).rpartition(":")[2])
+
+    def agent_printed(self, agent: int, text: bytes) -> None:
+        self._outputs.feed(Source(self._hosts[agent].label, None, None), Kind.AGENT, text, None)
+
+    def agent_ended(self, agent: int, failure: HostFailure) -> None:
+        self._post(lambda: self._lose(agent, failure))
+
+    # ---- the loop ---------------------------------------------------------------------------------------------------
+
+    def _live(self) -> None:
+        try:
+            while not self._closing:
+                self._hub.poll(_NAP)
+                self._run_inbox()
+                self._receive()
+                self._check_leases()
+                self._feed_job(Tick())
+                self._hub.tick()
+        except BaseException as error:
+            if self._future and not self._future.done():
+                self._future.set_exception(error)
+            _logger.exception("trx's own thread failed")
+        finally:
+            self._hub.close(_FAREWELL)
+
+    def _run_inbox(self) -> None:
+        while True:
+            try:
+                step = self._inbox.get_nowait()
+            except Empty:
+                return
+            step()
+
+    def _receive(self) -> None:
+        try:
+            for agent, message, body in self._hub.receive():
+                self._hear(agent, message, body)
+        except HubError as error:
+            failure = HostFailure(self._hosts[error.agent].label, "talking to the launcher", str(error))
+            self._stewards[error.agent].close()
+            self._lose(error.agent, failure)
+
+    def _hear(self, agent: int, message: AnyMessage, body: bytes) -> None:
+        match message:
+            case Data(stream, offset):
+                self._take(agent, stream, offset, body)
+            case Credit(stream, upto):
+                if stream.run == self._runs and agent in self._payloads:
+                    self._payloads[agent].grant(upto)
+            case Hello() as hello:
+                self._hellos[agent] = hello
+                self._feed_job(Said(agent, hello))
+            case Ended() as ended if self._intake and ended.run == self._runs:
+                self._intake.expect(agent, ended)
+                self._feed_job(Said(agent, ended))
+            case _:
+                self._feed_job(Said(agent, message))
+
+    def _take(self, agent: int, stream: Stream, offset: int, body: bytes) -> None:
+        """Passes on what a worker or an agent produced; credit is given when it was dealt with."""
+        if stream.kind is Kind.OUTCOME:
+            if self._intake and stream.run == self._runs:
+                self._give_credit(agent, stream, offset + len(body))
+                if self._intake.take_outcome(agent, stream.local_rank, body):
+                    self._feed_job(Arrived(agent, stream.local_rank))
+            return
+        source = self._source(agent, stream.local_rank)
+        self._outputs.feed(source, stream.kind, body, (agent, stream, offset + len(body)))
+
+    def _check_leases(self) -> None:
+        for host in self._hosts:
+            silence = self._hub.silence(host.index)
+            if silence is not None and silence > self._settings.lease and host.index not in self._ended:
+                reason = f"nothing was heard of it for {silence:.0f} s"
+                advice = "the host or its network is down, or it is stuck; its own lease ends the workers there"
+                self._lose(host.index, HostFailure(host.label, "running", reason, advice))
+                self._stewards[host.index].close()
+
+    def _lose(self, agent: int, failure: HostFailure) -> None:
+        if agent not in self._ended:
+            self._ended[agent] = failure
+            self._feed_job(Lost(agent, failure))
+
+    # ---- the present run --------------------------------------------------------------------------------------------
+
+    def _start_run(self, call: Pickled, future: Future[RunReport]) -> None:
+        self._runs += 1
+        self._future = future
+        self._call_bytes = call
+        self._intake = Intake()
+        settings = Settings(
+            backend=self._settings.backend,
+            nonce=self._nonce,
+            run_id=f"{self._cookie[:8]}-{self._runs}",
+            start_timeout=self._settings.start_timeout,
+            grace=self._settings.grace,
+        )
+        self._job = Job(self._runs, self._hosts, settings, time.monotonic(), self._hellos, self._rendezvous)
+        for agent, failure in self._ended.items():
+            self._feed_job(Lost(agent, failure))
+        self._feed_job(Tick())
+
+    def _feed_job(self, event: Event) -> None:
+        if self._job is None:
+            return
+        for action in self._job.handle(event, time.monotonic()):
+            match action:
+                case Send(agent, message):
+                    self._hub.send(agent, message)
+                case Launch():
+                    self._order(action)
+                case Announce(text):
+                    _logger.error("%s", text)
+                case Finish():
+                    self._finish()
+
+    def _order(self, launch: Launch) -> None:
+        assert self._call_bytes is not None
+        assert self._intake is not None
+        self._rendezvous = launch.rendezvous
+        for each in launch.assignments:
+            flow = PayloadFlow(self._call_bytes, partial(self._send_payload, each.host.index))
+            start = Start(
+                run=self._runs,
+                generation=0,
+                ranks=tuple(worker.rank for worker in each.workers),
+                environments=each.environments,
+                payload=flow.size,
+                backend=launch.backend,
+                timeout=self._settings.timeout,
+                import_paths=tuple(os.path.abspath(path) for path in sys.path),
+                log_level=self._settings.log_level,
+                rendezvous=launch.rendezvous,
+                first_gpu=each.first_gpu,
+            )
+            self._hub.send(each.host.index, start)
+            self._payloads[each.host.index] = flow
+            for worker in each.workers:
+                self._intake.name(each.host.index, worker)
+        for flow in self._payloads.values():
+            flow.pump()
+
+    def _send_payload(self, agent: int, offset: int, body: bytes | memoryview) -> None:
+        self._hub.send(agent, Data(Stream(self._runs, -1, Kind.PAYLOAD), offset), body)
+
+    def _finish(self) -> None:
+        """The run is over; it is reported once all that it printed is written."""
+        assert self._intake is not None
+        for source in self._intake.sources():
+            self._outputs.end(source)
+        barrier = Source(self._hosts[0].label, None, None)
+        self._outputs.feed(barrier, Kind.AGENT, b"", _Written(self._runs))
+
+    def _report(self, run: int) -> None:
+        if self._future is None or self._job is None or self._intake is None or run != self._runs:
+            return
+        future, self._future = self._future, None
+        report = RunReport(self._job, self._intake.outcomes())
+        self._job = None
+        self._intake = None
+        self._call_bytes = None
+        self._payloads.clear()
+        future.set_result(report)
+
+    # ---- inside -----------------------------------------------------------------------------------------------------
+
+    def _make_bootstrap(self, agent: int, endpoint: str) -> Bootstrap:
+        host = self._hosts[agent]
+        settings = self._settings
+        return Bootstrap(
+            protocol=messages.VERSION,
+            index=agent,
+            label=host.label,
+            cookie=self._cookie,
+            keys=self._hub.keys(agent),
+            endpoints=(endpoint,),
+            workers=host.workers,
+            one_machine=all(each.local for each in self._hosts) or len({each.hostname for each in self._hosts}) == 1,
+            cwd=settings.cwd,
+            environment=settings.environment,
+            env_file=settings.env_file,
+            torch=settings.torch,
+            nonce=self._nonce,
+            beat=settings.beat,
+            lease=settings.lease,
+            grace=settings.grace,
+        )
+
+    def _source(self, agent: int, local_rank: int) -> Source:
+        source = self._intake.source(agent, local_rank) if self._intake else None
+        return source or Source(self._hosts[agent].label, None, None)
+
+    def _output_consumed(self, token: object, size: int) -> None:
+        """Called by the output's thread."""
+        if isinstance(token, _Written):
+            self._post(lambda: self._report(token.run))
+        elif isinstance(token, tuple):
+            self._post(partial(self._give_credit, *token))
+
+    def _give_credit(self, agent: int, stream: Stream, consumed: int) -> None:
+        self._hub.send(agent, Credit(stream, consumed + messages.WINDOWS[stream.kind]))
+
+    def _say_goodbye(self) -> None:
+        for host in self._hosts:
+            if host.index not in self._ended and host.index in self._hellos:
+                self._hub.send(host.index, Bye())
+            else:
+                self._stewards[host.index].close()
+
+    def _end(self) -> None:
+        self._closing = True
+
+    def _post(self, step: Callable[[], None]) -> None:
+        self._inbox.put(step)
+        self._hub.wake()
+
+    def _call(self, function: Callable[[], T]) -> T:
+        """Has the loop call a function, and returns what it returns."""
+        future: Future[T] = Future()
+
+        def step() -> None:
+            try:
+                future.set_result(function())
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._post(step)
+        return future.result(timeout=30.0)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """Token of the output's end: everything of the run before it is written."""
+
+    run: int

@@ -1,0 +1,49 @@
+"""Which of the launcher's variables go to the workers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+
+DEFAULT_ENV_VARS: tuple[str, ...] = (
+    "PATH",
+    "LD_LIBRARY*",
+    "LIBRARY_PATH",
+    "PYTHON*",
+    "CUDA*",
+    "TORCH*",
+    "PYTORCH*",
+    "NCCL*",
+    "GLOO*",
+    "OMP_*",
+)
+"""Patterns of variables that are copied to the workers unless `default_env_vars` says otherwise."""
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def check_patterns(setting: str, patterns: object) -> None:
+    """Raises TypeError or ValueError where these are neither patterns nor variables."""
+    if isinstance(patterns, str):
+        raise TypeError(f"{setting} must be a list of patterns, such as [{patterns!r}], not a string")
+    if isinstance(patterns, Mapping):
+        for name, value in patterns.items():
+            if not isinstance(name, str) or not isinstance(value, str):
+                raise TypeError(f"{setting} must map names to strings, not {name!r} to {value!r}")
+            if not _NAME.fullmatch(name) or "\0" in value:
+                raise ValueError(f"{setting}: {name!r} cannot be an environment variable")
+        return
+    if not isinstance(patterns, Sequence) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise TypeError(f"{setting} must be a list of patterns, or map names to values, not {patterns!r}")
+
+
+def select(
+    environment: Mapping[str, str], patterns: Sequence[str], extra: Sequence[str] | Mapping[str, str]
+) -> dict[str, str]:
+    """The variables that match a pattern; those of a mapping have its values."""
+    wanted = [*patterns, *(() if isinstance(extra, Mapping) else extra)]
+    chosen = {
+        name: value for name, value in environment.items() if any(fnmatchcase(name, pattern) for pattern in wanted)
+    }
+    return {**chosen, **(extra if isinstance(extra, Mapping) else {})}

@@ -1,0 +1,222 @@
+"""What a launch can raise, and how a worker's own exception comes back.
+
+`LaunchError` is the base of both kinds: `WorkerFailedError` (the user's function failed on a rank) and
+`AgentFailedError` (a host could not be used, or was lost). A worker's exception is raised as an object of a class that
+derives from both the exception's own class and `WorkerFailedError`, so that either `except` clause catches it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from dataclasses import dataclass
+from types import GetSetDescriptorType, MemberDescriptorType
+from typing import Any
+
+
+class LaunchError(Exception):
+    """Base class of everything that a launch raises once its arguments were found good."""
+
+    if sys.version_info < (3, 11):  # pragma: no cover - notes are part of every exception from 3.11 on
+
+        def add_note(self, note: str) -> None:
+            self.__notes__ = [*getattr(self, "__notes__", []), note]
+
+        def __str__(self) -> str:
+            return "\n".join([super().__str__(), *getattr(self, "__notes__", [])])
+
+
+@dataclass(frozen=True)
+class HostFailure:
+    """Why one host cannot be used, or was lost.
+
+    Attributes:
+        hostname: As the user named it.
+        stage: What was being done: "resolving its name", "connecting", "checking its key", "authenticating",
+            "starting the agent", "running", ...
+        reason: What went wrong, in one sentence without a full stop.
+        advice: What the user can do about it, often a command; "" where nothing can be said.
+    """
+
+    hostname: str
+    stage: str
+    reason: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.hostname}, {self.stage}: {self.reason}"
+        return f"{text}\n    {self.advice}" if self.advice else text
+
+
+class AgentFailedError(LaunchError):
+    """One or more hosts could not be used, or were lost during a run.
+
+    Attributes:
+        failures: One for each host concerned, in the order of `hostnames`.
+        hostname: The first of them.
+    """
+
+    def __init__(self, failures: tuple[HostFailure, ...]) -> None:
+        self.failures = failures
+        count = len(failures)
+        head = "" if count == 1 else f"{count} hosts failed\n"
+        super().__init__(head + "\n".join(str(failure) for failure in failures))
+
+    @property
+    def hostname(self) -> str:
+        return self.failures[0].hostname
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return AgentFailedError, (self.failures,)
+
+
+@dataclass(frozen=True)
+class WorkerFailure:
+    """What became of one rank that failed.
+
+    Attributes:
+        rank: Of all.
+        local_rank: On its host.
+        hostname: The host's label: its name, numbered where it is named twice.
+        pid: Of the worker's process, on its host.
+        exitcode: Of a process that ended by itself without an outcome, else None.
+        signal: Number of the signal that killed the process, else None.
+        summary: Who, where and how, in one line.
+        traceback: The worker's, as text; "" where there is none.
+        last_lines: The end of what it printed.
+        log_file: Path of the rank's log on the launcher's machine; "" where logs are not written.
+    """
+
+    rank: int
+    local_rank: int
+    hostname: str
+    pid: int
+    exitcode: int | None
+    signal: int | None
+    summary: str
+    traceback: str = ""
+    last_lines: str = ""
+    log_file: str = ""
+
+
+class WorkerFailedError(LaunchError):
+    """The function failed on a rank.
+
+    Where it raised, the object that a launch raises is of the exception's own class too, and looks like it: its
+    `str()`, its `args` and its attributes are the original's. What a person needs to know is in its notes, the worker's
+    traceback last.
+
+    Attributes:
+        failures: Of every rank that failed, the first one first.
+    """
+
+    failures: tuple[WorkerFailure, ...] = ()
+
+    def __init__(self, failures: tuple[WorkerFailure, ...]) -> None:
+        super().__init__(failures[0].summary)
+        self.failures = failures
+        self.add_note(_note(failures, failures[0].summary))
+
+    @property
+    def rank(self) -> int:
+        return self.failures[0].rank
+
+    @property
+    def local_rank(self) -> int:
+        return self.failures[0].local_rank
+
+    @property
+    def hostname(self) -> str:
+        return self.failures[0].hostname
+
+    @property
+    def pid(self) -> int:
+        return self.failures[0].pid
+
+    @property
+    def exitcode(self) -> int | None:
+        return self.failures[0].exitcode
+
+    @property
+    def signal(self) -> int | None:
+        return self.failures[0].signal
+
+    @property
+    def worker_traceback(self) -> str:
+        return self.failures[0].traceback
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return worker_failed, (self.failures, self.__dict__.get("_original"))
+
+
+def worker_failed(failures: tuple[WorkerFailure, ...], original: Exception | None) -> WorkerFailedError:
+    """Makes the error of a failed run.
+
+    Args:
+        failures: The first one is raised.
+        original: The exception that the first worker raised, where it arrived.
+
+    Returns:
+        An object that is both a `WorkerFailedError` and of the original's class; where the class cannot be combined, a
+        plain `WorkerFailedError` with the original as its cause.
+    """
+    if original is None:
+        return WorkerFailedError(failures)
+    try:
+        return _combine(failures, original)
+    except Exception:
+        error = WorkerFailedError(failures)
+        error.__cause__ = original
+        return error
+
+
+def _combine(failures: tuple[WorkerFailure, ...], original: Exception) -> WorkerFailedError:
+    kind = type(original)
+    combined = type(f"WorkerFailedError[{kind.__name__}]", (WorkerFailedError, kind), {"__module__": "trx"})
+    error: WorkerFailedError = combined.__new__(combined, *original.args)
+    # The original's own __init__ may want other arguments than `args`, and has run already: copy what it left.
+    _builtin_base(kind).__init__(error, *original.args)
+    error.args = original.args
+    for base in kind.__mro__:
+        for name, member in vars(base).items():
+            if isinstance(member, MemberDescriptorType | GetSetDescriptorType) and not name.startswith("__"):
+                with contextlib.suppress(AttributeError, TypeError):
+                    setattr(error, name, getattr(original, name))
+    error.__dict__.update(original.__dict__)
+    error.failures = failures
+    error.__dict__["_original"] = original
+    error.add_note(_note(failures, str(original)))
+    if str(error) != str(original):
+        raise TypeError(f"{kind.__name__} does not survive being combined")
+    return error
+
+
+def _builtin_base(kind: type) -> Any:
+    return next(base for base in kind.__mro__ if base.__module__ == "builtins")
+
+
+_TRACEBACK_LINES = 20
+_OTHERS = 4
+_LAST_LINES = 16
+
+
+def _note(failures: tuple[WorkerFailure, ...], message: str) -> str:
+    """What a person needs to find the cause, which comes last."""
+    first, *others = failures
+    lines = [] if message == first.summary else [first.summary]
+    for other in others[:_OTHERS]:
+        lines.append(f"afterwards: {other.summary}")
+    if len(others) > _OTHERS:
+        lines.append(f"afterwards: {len(others) - _OTHERS} more ranks, see `failures`")
+    if first.last_lines:
+        lines.append("the last lines that it printed:")
+        lines += [f"  | {line}" for line in first.last_lines.splitlines()[-_LAST_LINES:]]
+    if first.log_file:
+        lines.append(f"all that it printed: {first.log_file}")
+    if first.traceback:
+        text = first.traceback.rstrip().splitlines()
+        if len(text) > _TRACEBACK_LINES:
+            hint = f"  ... {len(text) - _TRACEBACK_LINES} lines left out, see `worker_traceback` ..."
+            text = [text[0], hint, *text[1 - _TRACEBACK_LINES :]]
+        lines += [f"its traceback, on {first.hostname}:", *text]
+    return "\n".join(lines)

@@ -1,0 +1,39 @@
+"""How an agent is started on a host, and the Popen-shaped handle that the launcher keeps of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from trx.errors import HostFailure
+from trx.hosts.channel import Channel
+from trx.hosts.local import LocalChannel
+from trx.plan import Host
+
+_FOR_THE_INTERPRETER = ("LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME")
+"""Variables without which the interpreter may not even start; all others reach the workers by the bootstrap."""
+
+
+def make_channel(
+    host: Host,
+    *,
+    python: str,
+    environment: Mapping[str, str],
+    ssh_config_file: str | os.PathLike[str] | None,
+    timeout: float,
+) -> Channel:
+    """The way to a host: a child process on the launcher's own machine, SSH to any other."""
+    needed = {name: value for name, value in environment.items() if name in _FOR_THE_INTERPRETER and "\n" not in value}
+    if host.local:
+        return LocalChannel(host.label, python=python, environment=needed)
+    from trx.hosts.ssh import SSHChannel
+
+    return SSHChannel(
+        host.hostname, python=python, environment=needed, config_file=ssh_config_file, timeout=min(timeout, 30.0)
+    )
+
+
+def explain_exit(host: Host, python: str, status: int, printed: str) -> HostFailure:
+    """Why the interpreter ended before the agent could say a word."""
+    reason = f"there is no interpreter {python}" if status == 127 else f"{python} cannot be executed"
+    return HostFailure(host.label, "starting Python", reason, "name the interpreter of that host with python=")

@@ -1,0 +1,195 @@
+"""Starts an agent over SSH, through any number of jump hosts, without ever asking anything."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from functools import partial
+
+from trx.errors import HostFailure
+from trx.hosts import route, shell, sockets, transport
+from trx.hosts.channel import HostUnusable
+from trx.hosts.diagnosis import Finding, NotCarriedOn, ProxyEnded, diagnose
+from trx.hosts.host_keys import KnownHosts
+from trx.hosts.identities import Keys
+from trx.hosts.relay import Relays
+from trx.hosts.route import Hop
+from trx.hosts.sockets import ProxyCommand
+from trx.hosts.stream import Stream
+from trx.hosts.teardown import Closed, Teardown
+from trx.hosts.transport import Transport
+
+_ADMINISTRATIVELY_PROHIBITED = 1
+_BANNER_SHARE = 0.9  # of the time that is left: so that a host's silence is noticed for what it is
+
+
+class SSHChannel:
+    """A `Channel` to an interpreter that sshd has started on a host.
+
+    Args:
+        hostname: As the user names it: a name of the ssh configuration, `user@host:port`, an address.
+        python: The interpreter's path on the host.
+        environment: What the interpreter needs in its environment in order to start.
+        config_file: The ssh configuration; None for the user's and the system's.
+        timeout: How many seconds `open` may take.
+    """
+
+    def __init__(
+        self,
+        hostname: str,
+        *,
+        python: str,
+        environment: Mapping[str, str],
+        config_file: str | os.PathLike[str] | None,
+        timeout: float,
+    ) -> None:
+        self._hostname = hostname
+        self._prelude = shell.prelude(python, environment)
+        self._config_file = config_file
+        self._timeout = timeout
+        self._teardown = Teardown()
+        self._relays = Relays()
+        self._hop: Hop | None = None
+        self._target: Hop | None = None
+        self._stage = "reading the ssh configuration"
+        self._launcher_address = ""
+        self._transport: Transport | None = None
+        self._stream: Stream | None = None
+
+    def open(self) -> None:
+        """See `Channel.open`."""
+        deadline = time.monotonic() + self._timeout
+        try:
+            hops = route.plan(self._hostname, self._config_file)
+            self._target = hops[-1]
+            for hop in hops:
+                self._transport = self._connect(hop, self._transport, deadline)
+            self._stage = "starting Python"
+            self._stream = self._start(deadline)
+        except Exception as error:
+            over = time.monotonic() >= deadline
+            cause = Closed() if self._teardown.closed else error
+            self.close()
+            finding = diagnose(cause, self._hop, self._stage, self._timeout if over else None)
+            raise HostUnusable(self._failure(finding)) from error
+
+    def _failure(self, finding: Finding) -> HostFailure:
+        reason = finding.reason
+        if self._hop is not None and self._hop is not self._target:
+            reason = f"the jump host {self._hop.named} cannot be used: {reason}"
+        return HostFailure(self._hostname, finding.stage, reason, finding.advice)
+
+    def _connect(self, hop: Hop, previous: Transport | None, deadline: float) -> Transport:
+        """Connects to a hop through the previous one, checks its key, and logs in."""
+        before, self._hop = self._hop, hop
+        self._stage = "connecting"
+        proxy = None
+        if previous is not None and before is not None:
+            sock: object = self._carry_on(hop, before, previous, deadline)
+        elif hop.proxy_command:
+            proxy = ProxyCommand(hop.proxy_command, self._teardown)
+            sock = proxy.socket
+            self._launcher_address = sockets.likely_address(hop)
+        else:
+            sock = tcp = sockets.dial(hop, deadline, self._teardown)
+            self._launcher_address = sockets.own_address(tcp)
+        try:
+            return self._log_in(hop, sock, deadline)
+        except Exception as error:
+            if proxy is not None and isinstance(error.__context__, EOFError):
+                raise ProxyEnded(proxy.complaint()) from error
+            raise
+
+    def _carry_on(self, hop: Hop, before: Hop, previous: Transport, deadline: float) -> object:
+        """A connection from the jump host `before` to the next hop."""
+        import paramiko
+
+        target, nobody = (hop.hostname, hop.port), ("", 0)
+        try:
+            return previous.open_channel("direct-tcpip", target, nobody, timeout=_left(deadline))
+        except paramiko.ChannelException as error:
+            prohibited = error.code == _ADMINISTRATIVELY_PROHIBITED
+            raise NotCarriedOn(str(before.named), previous.open_failure or error.text, prohibited) from error
+
+    def _log_in(self, hop: Hop, sock: object, deadline: float) -> Transport:
+        known_hosts = KnownHosts(hop)
+        left = _left(deadline)
+
+        def make_transport(sock: object, **options: object) -> Transport:
+            made: Transport = transport.make(
+                sock, algorithms=known_hosts.algorithms(), handshake_timeout=left, **options
+            )
+            self._teardown.add(partial(transport.end, made))
+            return made
+
+        connection = hop.connection
+        connection.client.set_missing_host_key_policy(known_hosts)
+        connection.connect_timeout = left
+        connection.connect_kwargs = {
+            "sock": sock,
+            "transport_factory": make_transport,
+            "auth_strategy": Keys(hop, deadline, self._teardown),
+            "banner_timeout": min(hop.connect_timeout or left, _BANNER_SHARE * left),
+            "auth_timeout": left,
+        }
+        connection.open()
+        opened: Transport = connection.transport
+        return opened
+
+    def _start(self, deadline: float) -> Stream:
+        """Starts the interpreter, and tells it what it needs in order to start."""
+        stream = Stream(self._connected().open_session(timeout=_left(deadline)))
+        self._teardown.wait_for(partial(stream.execute, shell.COMMAND), _left(deadline))
+        stream.write(self._prelude)
+        return stream
+
+    def launcher_address(self) -> str:
+        """See `Channel.launcher_address`."""
+        return self._launcher_address
+
+    def forward(self, port: int) -> int:
+        """See `Channel.forward`."""
+        request = partial(self._connected().request_port_forward, "127.0.0.1", 0, self._relays.accept)
+        try:
+            self._teardown.add(self._relays.close)
+            host_port = self._teardown.wait_for(request, self._timeout)
+        except Exception as error:
+            reason = f"its sshd does not forward a port to the launcher ({error})"
+            advice = "allow it in its sshd_config: AllowTcpForwarding yes (or remote), PermitListen any"
+            raise HostUnusable(HostFailure(self._hostname, "forwarding a port", reason, advice)) from error
+        self._relays.lead(host_port, port)
+        return host_port
+
+    def write(self, data: bytes) -> None:
+        """See `Channel.write`."""
+        self._opened().write(data)
+
+    def read(self) -> bytes:
+        """See `Channel.read`."""
+        try:
+            return self._opened().read()
+        except OSError:
+            return b""
+
+    def wait(self, timeout: float) -> int | None:
+        """See `Channel.wait`; also None, and at once, where the connection was lost and the status with it."""
+        return self._opened().wait(timeout)
+
+    def close(self) -> None:
+        """See `Channel.close`."""
+        self._teardown.close()
+
+    def _connected(self) -> Transport:
+        if self._transport is None:
+            raise ConnectionError("the channel is not open")
+        return self._transport
+
+    def _opened(self) -> Stream:
+        if self._stream is None:
+            raise ConnectionError("the channel is not open")
+        return self._stream
+
+
+def _left(deadline: float) -> float:
+    return max(0.001, deadline - time.monotonic())

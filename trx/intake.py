@@ -1,0 +1,79 @@
+"""What arrives of a run's workers: who they are, and their outcomes while they are put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from trx.output import Source
+from trx.plan import Worker
+from trx_agent.protocol.messages import Ended, Returned
+from trx_agent.protocol.payload import Assembler
+
+Key = tuple[int, int]
+"""An agent and a local rank."""
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Of a run that is over, by rank; only what has arrived whole.
+
+    Attributes:
+        values: Of workers that returned, still to be loaded.
+        errors: Of workers that raised, as in `protocol.outcome`.
+    """
+
+    values: Mapping[int, Assembler]
+    errors: Mapping[int, bytes]
+
+
+class _Bytes:
+    """The outcome of a worker that raised."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self.data = bytearray()
+
+    @property
+    def complete(self) -> bool:
+        return len(self.data) >= self._total
+
+    def feed(self, data: bytes) -> None:
+        self.data += data
+
+
+class Intake:
+    """Of one run."""
+
+    def __init__(self) -> None:
+        self._workers: dict[Key, Worker] = {}
+        self._arriving: dict[Key, Assembler | _Bytes] = {}
+
+    def name(self, agent: int, worker: Worker) -> None:
+        self._workers[agent, worker.local_rank] = worker
+
+    def source(self, agent: int, local_rank: int) -> Source | None:
+        worker = self._workers.get((agent, local_rank))
+        return Source(worker.host.label, worker.local_rank, worker.rank) if worker else None
+
+    def sources(self) -> list[Source]:
+        return [Source(worker.host.label, worker.local_rank, worker.rank) for worker in self._workers.values()]
+
+    def expect(self, agent: int, ended: Ended) -> None:
+        """An outcome of a known size will follow."""
+        if ended.size:
+            kind = Assembler if isinstance(ended.ending, Returned) else _Bytes
+            self._arriving[agent, ended.local_rank] = kind(ended.size)
+
+    def take_outcome(self, agent: int, local_rank: int, data: bytes) -> bool:
+        """Adds the next bytes, and returns whether the outcome is whole now."""
+        arriving = self._arriving[agent, local_rank]
+        arriving.feed(data)
+        return arriving.complete
+
+    def outcomes(self) -> Outcomes:
+        whole = {self._workers[key].rank: each for key, each in self._arriving.items() if each.complete}
+        return Outcomes(
+            {rank: each for rank, each in whole.items() if isinstance(each, Assembler)},
+            {rank: bytes(each.data) for rank, each in whole.items() if isinstance(each, _Bytes)},
+        )

@@ -1,0 +1,467 @@
+"""One run of one function, as a state machine: events in, actions out. Pure; time is an argument.
+
+The laws:
+
+1. A run succeeds when every worker has returned, every value has arrived, and no process of the run is left.
+2. The first failure decides. It is announced at once; everything else is then stopped; the run has failed when nothing
+   of it is left on any host, or when a host has had its time.
+3. No state but RUNNING lasts longer than its deadline.
+
+```
+STARTING ──all agents greeted, a rendezvous found──▶ RUNNING ──all returned──▶ DRAINING ──all gone──▶ DONE
+    │                                                   │                          │
+    └── a host cannot be used ──▶ FAILED ◀── all gone ── STOPPING ◀── any failure ─┘
+```
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from trx.errors import HostFailure
+from trx.plan import Assignment, Host, Worker, assign, choose_backend
+from trx_agent.protocol.messages import (
+    AnyMessage,
+    Broken,
+    Door,
+    Drained,
+    Ended,
+    Exited,
+    Gone,
+    Hello,
+    Killed,
+    Probe,
+    Raised,
+    Reached,
+    Returned,
+    Stop,
+    Up,
+)
+
+
+class State(enum.Enum):
+    STARTING = "starting"
+    RUNNING = "running"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+    DONE = "done"
+    FAILED = "failed"
+
+
+TRANSITIONS: Mapping[State, frozenset[State]] = {
+    State.STARTING: frozenset({State.RUNNING, State.STOPPING, State.FAILED}),
+    State.RUNNING: frozenset({State.DRAINING, State.STOPPING}),
+    State.DRAINING: frozenset({State.DONE, State.STOPPING}),
+    State.STOPPING: frozenset({State.FAILED}),
+    State.DONE: frozenset(),
+    State.FAILED: frozenset(),
+}
+
+# ---- events ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Said:
+    """An agent said something."""
+
+    agent: int
+    message: AnyMessage
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """The whole outcome of a worker has arrived."""
+
+    agent: int
+    local_rank: int
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A host could not be used, or its agent is gone: nothing more will come from it."""
+
+    agent: int
+    failure: HostFailure
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """The user wants the run to end.
+
+    Attributes:
+        grace: Seconds that workers have between SIGTERM and SIGKILL.
+    """
+
+    grace: float
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time has passed."""
+
+
+Event = Said | Arrived | Lost | Interrupted | Tick
+
+# ---- actions --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Send:
+    """Tell an agent."""
+
+    agent: int
+    message: AnyMessage
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Send every agent what its workers are, and the function."""
+
+    assignments: tuple[Assignment, ...]
+    rendezvous: Door
+    backend: str
+
+
+@dataclass(frozen=True)
+class Announce:
+    """Say this in the log now: the run has failed, and is being stopped."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The run has reached DONE or FAILED."""
+
+
+Action = Send | Launch | Announce | Finish
+
+# ---- what is known about the workers --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WorkerEnd:
+    """How a worker ended.
+
+    Attributes:
+        ended: What its agent said.
+        stopped: Whether it was a signal of ours, after another failure, that ended it.
+    """
+
+    worker: Worker
+    ended: Ended
+    stopped: bool
+
+    @property
+    def failed(self) -> bool:
+        return not self.stopped and not isinstance(self.ended.ending, Returned)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of a job.
+
+    Attributes:
+        backend: As the user said it.
+        nonce: By which the doors of the rendezvous are known.
+        run_id: Unique for this run.
+        start_timeout: Seconds for all agents to come up, and again for all workers to be started.
+        grace: Seconds between SIGTERM and SIGKILL; and for workers that have returned, to end by themselves.
+        settle_timeout: Seconds that hosts have, above the grace, to end a run and hand over what is left of it.
+    """
+
+    backend: str | None
+    nonce: bytes
+    run_id: str
+    start_timeout: float
+    grace: float
+    settle_timeout: float = 30.0
+
+
+class IllegalTransition(RuntimeError):
+    """A fault in this module; carries the history of states."""
+
+
+class Job:
+    """See the module.
+
+    Args:
+        number: Of the run within its launch, from 1.
+        hosts: Of the launch.
+        settings: See there.
+        now: Seconds, on any monotonic clock.
+        greeted: Agents that are up already, from an earlier run, with what they said.
+        rendezvous: The door that an earlier run found.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        hosts: Sequence[Host],
+        settings: Settings,
+        now: float,
+        greeted: Mapping[int, Hello] | None = None,
+        rendezvous: Door | None = None,
+    ) -> None:
+        self.number = number
+        self.state = State.STARTING
+        self.history = [State.STARTING]
+        self.hellos = dict(greeted or {})
+        self.rendezvous = rendezvous
+        self.host_failures: dict[int, HostFailure] = {}
+        self.interrupted = False
+        self.worker_ends: list[WorkerEnd] = []
+        self.leftovers: list[str] = []
+        self.blame: WorkerEnd | HostFailure | None = None  # the first failure of the run
+        self._hosts = tuple(hosts)
+        self._settings = settings
+        self._deadline = now + settings.start_timeout
+        self._reached: dict[int, frozenset[Door]] = {}
+        self._workers: dict[tuple[int, int], Worker] = {}
+        self._waiting_up: set[int] = set()
+        self._returned = 0
+        self._awaited: set[tuple[int, int]] = set()  # outcomes that were announced and have not arrived
+        self._running: set[int] = set()  # agents on which something of the run may be left
+        self._stop_sent = False
+        self._actions: list[Action] = []
+
+    # ---- the choke point --------------------------------------------------------------------------------------------
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """Takes an event and returns what is to be done about it. All changes of the job happen in here."""
+        self._actions = []
+        if self.state not in (State.DONE, State.FAILED):
+            self._handlers[type(event)](self, event, now)
+            self._advance(now)
+        return self._actions
+
+    @property
+    def over(self) -> bool:
+        return self.state in (State.DONE, State.FAILED)
+
+    def failures(self) -> list[WorkerEnd]:
+        """Workers that failed, the first one first."""
+        return [end for end in self.worker_ends if end.failed]
+
+    # ---- events -----------------------------------------------------------------------------------------------------
+
+    def _said(self, event: Said, now: float) -> None:
+        match event.message:
+            case Hello() as hello:
+                self._greeted(event.agent, hello)
+            case Reached(doors):
+                self._reached[event.agent] = frozenset(doors)
+            case Up():
+                self._waiting_up.discard(event.agent)
+            case Ended() as ended if ended.run == self.number:
+                self._ended(event.agent, ended, now)
+            case Gone(run, leftovers) if run == self.number and leftovers:
+                label = self._hosts[event.agent].label
+                self.leftovers += [f"{label}: {process}" for process in leftovers]
+            case Drained(run) if run == self.number:
+                self._running.discard(event.agent)
+            case Broken(stage, reason):
+                hostname = self._hosts[event.agent].label
+                self._host_failed(event.agent, HostFailure(hostname, stage, reason), now)
+            case _:
+                pass
+
+    def _greeted(self, agent: int, hello: Hello) -> None:
+        self.hellos[agent] = hello
+        if hello.workers == 0:
+            label = self._hosts[agent].label
+            advice = 'workers_per_host="auto" takes CPUs where there are no GPUs; is the NVIDIA driver loaded there?'
+            self.host_failures[agent] = HostFailure(label, "counting its GPUs", "it has no GPU", advice)
+
+    def _ended(self, agent: int, ended: Ended, now: float) -> None:
+        worker = self._workers[agent, ended.local_rank]
+        stopped = self.state is State.STOPPING and not isinstance(ended.ending, Raised)
+        end = WorkerEnd(worker, ended, stopped)
+        self.worker_ends.append(end)
+        if ended.size:
+            self._awaited.add((agent, ended.local_rank))
+        if isinstance(ended.ending, Returned):
+            self._returned += 1
+        elif end.failed and self.state is not State.STOPPING:
+            self.blame = end
+            self._actions.append(Announce(f"{describe(end)}; stopping the other workers"))
+            self._stop(now, self._settings.grace)
+
+    def _arrived(self, event: Arrived, now: float) -> None:
+        self._awaited.discard((event.agent, event.local_rank))
+
+    def _lost(self, event: Lost, now: float) -> None:
+        self._running.discard(event.agent)
+        self._waiting_up.discard(event.agent)
+        self._awaited = {key for key in self._awaited if key[0] != event.agent}
+        self._host_failed(event.agent, event.failure, now)
+
+    def _host_failed(self, agent: int, failure: HostFailure, now: float) -> None:
+        first = agent not in self.host_failures
+        self.host_failures.setdefault(agent, failure)
+        if first and self.state in (State.RUNNING, State.DRAINING):
+            self.blame = failure
+            self._actions.append(Announce(f"{failure}; stopping the run"))
+            self._stop(now, self._settings.grace)
+
+    def _interrupt(self, event: Interrupted, now: float) -> None:
+        self.interrupted = True
+        if self.state is State.STARTING:
+            self._move(State.FAILED, now)
+        else:
+            self._stop(now, event.grace)
+
+    def _tick(self, event: Tick, now: float) -> None:
+        if now >= self._deadline:
+            self._overdue[self.state](self, now)
+
+    _handlers: ClassVar[Mapping[type, Callable[..., None]]] = {
+        Said: _said,
+        Arrived: _arrived,
+        Lost: _lost,
+        Interrupted: _interrupt,
+        Tick: _tick,
+    }
+
+    # ---- deadlines --------------------------------------------------------------------------------------------------
+
+    def _start_overdue(self, now: float) -> None:
+        for host in self._hosts:
+            if host.index not in self.hellos and host.index not in self.host_failures:
+                reason = f"it did not answer within {self._settings.start_timeout:.0f} s"
+                self.host_failures[host.index] = HostFailure(host.label, "starting the agent", reason)
+        if not self.host_failures:
+            self._no_rendezvous()
+
+    def _no_rendezvous(self) -> None:
+        doors = self.hellos[0].doors
+        tried = ", ".join(f"{door.address}" for door in doors)
+        for host in self._hosts[1:]:
+            reached = self._reached.get(host.index, frozenset())
+            if len(reached) < len(doors):
+                reason = f"of the addresses of {self._hosts[0].label} ({tried}) it reaches only {len(reached)}"
+                advice = "all hosts must reach one address of the first host, on any port: look at its firewall"
+                self.host_failures[host.index] = HostFailure(host.label, "finding the first host", reason, advice)
+
+    def _up_overdue(self, now: float) -> None:
+        if not self._waiting_up:
+            self._deadline = float("inf")
+        for agent in sorted(self._waiting_up):
+            reason = f"its workers were not started within {self._settings.start_timeout:.0f} s"
+            self._host_failed(agent, HostFailure(self._hosts[agent].label, "starting the workers", reason), now)
+
+    def _drain_overdue(self, now: float) -> None:
+        if not self._stop_sent:  # whoever has returned had the time to end by itself
+            self._order_stop(self._settings.grace)
+            self._deadline = now + self._settings.grace + self._settings.settle_timeout
+        else:
+            self._give_up(now)
+
+    def _give_up(self, now: float) -> None:
+        for agent in sorted(self._running):
+            reason = "it did not say that the run's processes are gone"
+            failure = HostFailure(self._hosts[agent].label, "ending the run", reason, "look for processes left there")
+            self.host_failures.setdefault(agent, failure)
+        self._running.clear()
+        self._awaited.clear()
+        if self.state is State.DRAINING:
+            self._move(State.STOPPING, now)
+
+    _overdue: ClassVar[Mapping[State, Callable[[Job, float], None]]] = {
+        State.STARTING: _start_overdue,
+        State.RUNNING: _up_overdue,
+        State.DRAINING: _drain_overdue,
+        State.STOPPING: _give_up,
+    }
+
+    # ---- transitions ------------------------------------------------------------------------------------------------
+
+    def _advance(self, now: float) -> None:
+        if self.state is State.STARTING:
+            self._advance_start(now)
+        if self.state is State.RUNNING and self._returned == len(self._workers):
+            self._move(State.DRAINING, now)
+            self._deadline = now + self._settings.grace
+        nothing_left = not self._running and not self._awaited
+        if self.state is State.DRAINING and nothing_left:
+            self._move(State.DONE, now)
+        if self.state is State.STOPPING and nothing_left:
+            self._move(State.FAILED, now)
+
+    def _advance_start(self, now: float) -> None:
+        if len(self.hellos.keys() | self.host_failures.keys()) < len(self._hosts):
+            return  # all hosts that cannot be used are reported together
+        if self.host_failures:
+            self._move(State.FAILED, now)
+            return
+        self.rendezvous = self.rendezvous or self._find_rendezvous()
+        if self.rendezvous is None:
+            return
+        hellos = [self.hellos[host.index] for host in self._hosts]
+        assignments = assign(self._hosts, hellos, self.rendezvous, self._settings.run_id)
+        backend = choose_backend(self._settings.backend, self._hosts, hellos)
+        self._workers = {
+            (worker.host.index, worker.local_rank): worker for each in assignments for worker in each.workers
+        }
+        self._running = {host.index for host in self._hosts}
+        self._waiting_up = set(self._running)
+        self._move(State.RUNNING, now)
+        self._deadline = now + self._settings.start_timeout
+        self._actions.append(Launch(assignments, self.rendezvous, backend))
+
+    def _find_rendezvous(self) -> Door | None:
+        """The first of rank 0's doors that every other host has reached; the first time, has them try."""
+        doors = self.hellos[0].doors
+        others = range(1, len(self._hosts))
+        if not self._reached and len(self._hosts) > 1:
+            self._reached = dict.fromkeys(others, frozenset())
+            self._actions += [Send(agent, Probe(doors, self._settings.nonce)) for agent in others]
+        return next((door for door in doors if all(door in self._reached[agent] for agent in others)), None)
+
+    def _stop(self, now: float, grace: float) -> None:
+        if self.state is not State.STOPPING:
+            self._move(State.STOPPING, now)
+            self._deadline = float("inf")
+        self._deadline = min(self._deadline, now + grace + self._settings.settle_timeout)
+        self._order_stop(grace)
+
+    def _order_stop(self, grace: float) -> None:
+        self._stop_sent = True
+        self._actions += [Send(agent, Stop(self.number, grace)) for agent in sorted(self._running)]
+
+    def _move(self, state: State, now: float) -> None:
+        if state not in TRANSITIONS[self.state]:
+            story = " → ".join(each.value for each in self.history)
+            raise IllegalTransition(f"{story} ⇸ {state.value}")
+        self.state = state
+        self.history.append(state)
+        if self.over:
+            self._actions.append(Finish())
+
+
+def describe(end: WorkerEnd) -> str:
+    """Says in one line who failed, where, and how."""
+    worker, ended = end.worker, end.ended
+    who = f"rank {worker.rank} (local rank {worker.local_rank} on {worker.host.label}, pid {ended.pid})"
+    match ended.ending:
+        case Raised(summary):
+            how = f"raised {summary}"
+        case Killed(number, oom):
+            how = f"was killed by {signal_name(number)}" + (", since the host is out of memory" if oom else "")
+        case Exited(code):
+            how = f"ended without a result, with exit status {code}"
+        case _:
+            how = "returned"
+    return f"{who} {how}"
+
+
+def signal_name(number: int) -> str:
+    import signal
+
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

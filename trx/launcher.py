@@ -1,0 +1,158 @@
+"""The story of a launch, top to bottom: check, plan, start agents, run, judge, end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, fields
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
+
+from trx import checks
+from trx.environment import DEFAULT_ENV_VARS, check_patterns
+from trx.plan import Host, make_hosts
+from trx.results import LaunchResult
+from trx.slurm import allocated_hosts
+
+if TYPE_CHECKING:
+    from trx.session import Session
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass
+class Launcher:
+    """Settings of launches, and, as a context manager, agents that stay up from one run to the next.
+
+    Attributes:
+        hostnames: Names or addresses, one agent each; "auto": those of the Slurm allocation, else "localhost".
+        workers_per_host: A number, or a list of one for each host; "gpu": one for each GPU; "cpu": one for each
+            CPU that the agent may use; "auto": GPUs where there are any, else CPUs.
+        ssh_config_file: Instead of the user's and the system's own.
+        backend: Of the process group that workers find initialised: a name that torch knows, "auto" (nccl where every
+            worker has a GPU, else gloo), or None for no process group.
+        timeout: Of the process group, seconds.
+        default_env_vars: Patterns (as in a shell) of variables that are copied to the workers.
+        extra_env_vars: Further patterns; or, as a mapping, variables with their values.
+        env_file: A shell script, sourced on every host, whose variables the workers get.
+        python: Path of the interpreter on the hosts; by default that of the launcher.
+        cwd: Working directory of the workers; by default that of the launcher.
+        start_timeout: Seconds for all agents to come up, and again for all workers to be started.
+        grace_period: Seconds between SIGTERM and SIGKILL for workers that are stopped.
+        lease: Seconds without a sign of life after which a host counts as lost; a host that hears nothing from the
+            launcher for as long ends its workers.
+    """
+
+    hostnames: Sequence[str] | Literal["auto"] = "auto"
+    workers_per_host: int | Sequence[int | str] | Literal["auto", "gpu", "cpu"] = "auto"
+    _: KW_ONLY
+    ssh_config_file: str | os.PathLike[str] | None = None
+    backend: str | None = "auto"
+    timeout: float = 600
+    default_env_vars: Sequence[str] = DEFAULT_ENV_VARS
+    extra_env_vars: Sequence[str] | Mapping[str, str] = ()
+    env_file: str | os.PathLike[str] | None = None
+    python: str | None = None
+    cwd: str | os.PathLike[str] | None = None
+    start_timeout: float = 300
+    grace_period: float = 5
+    lease: float = 8
+    _session: Session | None = field(default=None, init=False, repr=False, compare=False)
+
+    def run(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> LaunchResult[R]:
+        """Calls `func(*args, **kwargs)` on every worker, and returns what each returned.
+
+        Raises:
+            WorkerFailedError: Where a worker failed; also of the class of the exception that it raised.
+            AgentFailedError: Where hosts cannot be used, or were lost.
+            TypeError, ValueError, FileNotFoundError: Where a setting or the function is no good; nothing was started.
+        """
+        self._check()
+        from trx.session import Session  # here, so that `import trx` stays quick
+
+        call = checks.pickle_call(func, args, kwargs)
+        if self._session is None:
+            with Session(self) as session:
+                return session.run(call)
+        if not self._session.usable:
+            self._session.close()
+            self._session = Session(self)
+        return self._session.run(call)
+
+    def __enter__(self) -> Launcher:
+        self._check()
+        from trx.session import Session
+
+        self._session = Session(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    @classmethod
+    def from_config(cls, path: str | os.PathLike[str]) -> Launcher:
+        """Reads the settings from a TOML file whose keys are the attributes of this class.
+
+        Raises:
+            FileNotFoundError: Where there is no such file.
+            ValueError: Where the file is not TOML, or names a setting that does not exist.
+        """
+        from trx.config import read_toml
+
+        settings = read_toml(path)
+        known = {each.name for each in fields(cls) if each.init}
+        if unknown := sorted(settings.keys() - known):
+            raise ValueError(f"{path}: there is no setting {unknown[0]!r}; there are {', '.join(sorted(known))}")
+        launcher = cls(**settings)
+        launcher._check()
+        return launcher
+
+    def _check(self) -> None:
+        names = ["localhost"] if self.hostnames == "auto" else checks.check_hostnames(self.hostnames)
+        if self.hostnames != "auto" or isinstance(self.workers_per_host, int | str):
+            checks.check_workers(self.workers_per_host, len(names))
+        checks.check_backend(self.backend)
+        for name in ("timeout", "start_timeout", "grace_period", "lease"):
+            checks.check_seconds(name, getattr(self, name))
+        check_patterns("default_env_vars", self.default_env_vars)
+        check_patterns("extra_env_vars", self.extra_env_vars)
+        checks.check_file("env_file", self.env_file)
+        checks.check_file("ssh_config_file", self.ssh_config_file)
+
+    def planned_hosts(self) -> tuple[Host, ...]:
+        """The agents that a launch with these settings starts."""
+        names = list(self.hostnames) if self.hostnames != "auto" else allocated_hosts() or ["localhost"]
+        return make_hosts(names, checks.check_workers(self.workers_per_host, len(names)))
+
+
+def launch(
+    func: Callable[..., R],
+    func_args: Sequence[Any] = (),
+    func_kwargs: Mapping[str, Any] | None = None,
+    *,
+    hostnames: Sequence[str] | Literal["auto"] = "auto",
+    workers_per_host: int | Sequence[int | str] | Literal["auto", "gpu", "cpu"] = "auto",
+    **settings: Any,
+) -> LaunchResult[R]:
+    """Calls a function on every worker of every host, and returns what each returned.
+
+    Args:
+        func: What to call. Functions of scripts and notebooks, closures and lambdas will do.
+        func_args: Its arguments.
+        func_kwargs: Its keyword arguments.
+        hostnames: See `Launcher`.
+        workers_per_host: See `Launcher`.
+        settings: All others of `Launcher`.
+
+    Raises:
+        WorkerFailedError: Where a worker failed; also of the class of the exception that it raised.
+        AgentFailedError: Where hosts cannot be used, or were lost.
+        TypeError, ValueError, FileNotFoundError: Where an argument is no good; nothing was started.
+    """
+    launcher = Launcher(hostnames, workers_per_host, **settings)
+    return launcher.run(func, *func_args, **(func_kwargs or {}))

@@ -1,0 +1,114 @@
+"""An engine and its agents, from start to end, on behalf of one `Launcher`."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import logging
+import os
+import sys
+from concurrent.futures import Future
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from trx import checks, hosts
+from trx.engine import Engine, LaunchSettings, RunReport
+from trx.environment import select
+from trx.output import LogFiles, Sink, Source, Terminal, make_log_directory
+from trx.results import LaunchResult
+from trx.verdict import judge
+from trx_agent.protocol.payload import Pickled
+
+if TYPE_CHECKING:
+    from trx.launcher import Launcher
+
+BEAT = 1.0
+"""Seconds of silence after which either side gives a sign of life."""
+
+
+class Session:
+    """An engine and its agents, from start to end."""
+
+    def __init__(self, launcher: Launcher) -> None:
+        self._grace = launcher.grace_period
+        directory = make_log_directory(None, datetime.now())
+        self._files = LogFiles(directory) if directory else None
+        sinks: list[Sink] = [Terminal(), *([self._files] if self._files else [])]
+        variables = select(os.environ, launcher.default_env_vars, launcher.extra_env_vars)
+        python = launcher.python or sys.executable
+        planned = launcher.planned_hosts()
+        open_channel = partial(
+            hosts.make_channel,
+            python=python,
+            environment=variables,
+            ssh_config_file=launcher.ssh_config_file,
+            timeout=launcher.start_timeout,
+        )
+        settings = _launch_settings(launcher, variables)
+        explain = [partial(hosts.explain_exit, host, python) for host in planned]
+        self._engine = Engine(planned, [open_channel(host) for host in planned], explain, settings, sinks)
+        self._engine.start()
+
+    @property
+    def usable(self) -> bool:
+        return self._engine.usable
+
+    def run(self, call: Pickled) -> LaunchResult[Any]:
+        future = self._engine.run(call)
+        return judge(self._wait(future), self._log_path)
+
+    def close(self) -> None:
+        self._engine.close(self._grace + 5.0)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _wait(self, future: Future[RunReport]) -> RunReport:
+        """Waits for the end of a run. Ctrl-C ends it gently, a second Ctrl-C at once."""
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            self._engine.interrupt(self._grace)
+        with contextlib.suppress(KeyboardInterrupt):
+            return future.result()
+        self._engine.interrupt(0.0)
+        return future.result()
+
+    def _log_path(self, source: Source) -> str:
+        path = self._files.path(source) if self._files else None
+        return str(path) if path and path.exists() else ""
+
+
+def _launch_settings(launcher: Launcher, variables: dict[str, str]) -> LaunchSettings:
+    env_file = checks.check_file("env_file", launcher.env_file)
+    try:
+        torch = importlib.metadata.version("torch").partition("+")[0]
+    except importlib.metadata.PackageNotFoundError:
+        torch = ""
+    return LaunchSettings(
+        backend=launcher.backend,
+        timeout=float(launcher.timeout),
+        cwd=os.path.abspath(launcher.cwd or os.getcwd()),
+        python_version="{}.{}".format(*sys.version_info[:2]),
+        environment=variables,
+        env_file=env_file.read_text(errors="surrogateescape") if env_file else "",
+        torch=torch,
+        log_level=_log_level(),
+        beat=BEAT,
+        lease=float(launcher.lease),
+        grace=float(launcher.grace_period),
+        start_timeout=float(launcher.start_timeout),
+    )
+
+
+def _log_level() -> int:
+    """Of the workers' root logger: `TRX_LOG_LEVEL`, a name or a number."""
+    name = os.environ.get("TRX_LOG_LEVEL", "INFO")
+    level = int(name) if name.isdigit() else logging.getLevelName(name.upper())
+    if not isinstance(level, int):
+        raise ValueError(f"TRX_LOG_LEVEL must be a level of logging, not {name!r}")
+    return level

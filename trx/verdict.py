@@ -1,0 +1,98 @@
+"""From a run that is over to what the user gets: the values, or an exception."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from trx.engine import RunReport
+from trx.errors import AgentFailedError, HostFailure, WorkerFailedError, WorkerFailure, worker_failed
+from trx.job import State, WorkerEnd, describe
+from trx.output import Source
+from trx.plan import Worker
+from trx.results import LaunchResult
+from trx_agent.protocol import outcome, payload
+from trx_agent.protocol.messages import Exited, Killed
+
+_logger = logging.getLogger("trx")
+
+LogPath = Callable[[Source], str]
+"""Where the log of a worker is; "" where there is none."""
+
+
+def judge(report: RunReport, log_path: LogPath) -> LaunchResult[Any]:
+    """Returns the values of a run that succeeded.
+
+    Raises:
+        WorkerFailedError: Where a worker failed, or its value cannot be loaded here.
+        AgentFailedError: Where hosts could not be used, or were lost.
+        KeyboardInterrupt: Where the user interrupted the run.
+    """
+    job = report.job
+    if job.leftovers:
+        _logger.warning("these processes could not be ended, not even by SIGKILL: %s", "; ".join(job.leftovers))
+    if job.interrupted:
+        raise KeyboardInterrupt
+    if job.state is State.DONE:
+        ends = sorted(job.worker_ends, key=lambda end: end.worker.rank)
+        values = tuple(_load(report, end, log_path) for end in ends)
+        return LaunchResult(values, tuple(end.worker.host.hostname for end in ends))
+    if isinstance(job.blame, WorkerEnd):
+        raise _worker_error(report, job.failures(), log_path)
+    raise _agent_error(job.blame, job.host_failures)
+
+
+def _load(report: RunReport, end: WorkerEnd, log_path: LogPath) -> Any:
+    try:
+        return report.outcomes.values[end.worker.rank].result()
+    except Exception as error:
+        reason = f"returned a value that cannot be loaded here: {type(error).__name__}: {error}"
+        summary = f"rank {end.worker.rank} (local rank {end.worker.local_rank} on {end.worker.host.label}) {reason}"
+        raise WorkerFailedError((_failure(end, summary, "", log_path),)) from error
+
+
+def _worker_error(report: RunReport, ends: Sequence[WorkerEnd], log_path: LogPath) -> WorkerFailedError:
+    failures = []
+    for end in ends:
+        words = report.outcomes.errors.get(end.worker.rank)
+        traceback = outcome.unframe(words)[0].traceback if words else ""
+        failures.append(_failure(end, describe(end), traceback, log_path))
+    return worker_failed(tuple(failures), _original(report, ends[0].worker))
+
+
+def _original(report: RunReport, worker: Worker) -> Exception | None:
+    """The exception object that a worker raised, where it came along and can be loaded here."""
+    words = report.outcomes.errors.get(worker.rank)
+    if not words:
+        return None
+    _, start = outcome.unframe(words)
+    if start == len(words):
+        return None
+    try:
+        original = payload.read(words[start:])
+    except Exception:
+        return None
+    return original if isinstance(original, Exception) else None
+
+
+def _failure(end: WorkerEnd, summary: str, traceback: str, log_path: LogPath) -> WorkerFailure:
+    worker, ended = end.worker, end.ended
+    return WorkerFailure(
+        rank=worker.rank,
+        local_rank=worker.local_rank,
+        hostname=worker.host.label,
+        pid=ended.pid,
+        exitcode=ended.ending.code if isinstance(ended.ending, Exited) else None,
+        signal=ended.ending.signal if isinstance(ended.ending, Killed) else None,
+        summary=summary,
+        traceback=traceback,
+        last_lines=ended.last_lines,
+        log_file=log_path(Source(worker.host.label, worker.local_rank, worker.rank)),
+    )
+
+
+def _agent_error(blame: HostFailure | None, failures: dict[int, HostFailure]) -> AgentFailedError:
+    ordered = [failures[agent] for agent in sorted(failures)]
+    first = [blame] if blame else []
+    return AgentFailedError(tuple(first + [failure for failure in ordered if failure is not blame]))
