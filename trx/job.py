@@ -17,6 +17,7 @@ STARTING ──all agents greeted, a rendezvous found──▶ RUNNING ──all
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -52,7 +53,7 @@ class State(enum.Enum):
 
 
 TRANSITIONS: Mapping[State, frozenset[State]] = {
-    State.STARTING: frozenset({State.RUNNING, State.STOPPING, State.FAILED}),
+    State.STARTING: frozenset({State.RUNNING, State.FAILED}),
     State.RUNNING: frozenset({State.DRAINING, State.STOPPING}),
     State.DRAINING: frozenset({State.DONE, State.STOPPING}),
     State.STOPPING: frozenset({State.FAILED}),
@@ -209,7 +210,7 @@ class Job:
         self.number = number
         self.state = State.STARTING
         self.history = [State.STARTING]
-        self.hellos = dict(greeted or {})
+        self.hellos: dict[int, Hello] = {}
         self.rendezvous = rendezvous
         self.host_failures: dict[int, HostFailure] = {}
         self.interrupted = False
@@ -219,14 +220,18 @@ class Job:
         self._hosts = tuple(hosts)
         self._settings = settings
         self._deadline = now + settings.start_timeout
+        self._silent = {host.index for host in hosts}  # agents that have neither greeted nor failed
+        self._probed = False
         self._reached: dict[int, frozenset[Door]] = {}
-        self._workers: dict[tuple[int, int], Worker] = {}
+        self._visitors: Counter[Door] = Counter()  # how many hosts have reached a door
+        self._workers: dict[tuple[int, int], Worker] = {}  # those that have not ended
         self._waiting_up: set[int] = set()
-        self._returned = 0
         self._awaited: set[tuple[int, int]] = set()  # outcomes that were announced and have not arrived
         self._running: set[int] = set()  # agents on which something of the run may be left
         self._stop_sent = False
         self._actions: list[Action] = []
+        for agent, hello in (greeted or {}).items():
+            self._greeted(agent, hello)
 
     # ---- the choke point --------------------------------------------------------------------------------------------
 
@@ -253,14 +258,17 @@ class Job:
             case Hello() as hello:
                 self._greeted(event.agent, hello)
             case Reached(doors):
-                self._reached[event.agent] = frozenset(doors)
-            case Up():
+                before = self._reached.get(event.agent, frozenset())
+                self._visitors.update(set(doors) - before)
+                self._reached[event.agent] = before.union(doors)
+            case Up(run) if run == self.number:
                 self._waiting_up.discard(event.agent)
             case Ended() as ended if ended.run == self.number:
                 self._ended(event.agent, ended, now)
             case Gone(run, leftovers) if run == self.number and leftovers:
                 label = self._hosts[event.agent].label
-                self.leftovers += [f"{label}: {process}" for process in leftovers]
+                told = [f"{label}: {process}" for process in leftovers]
+                self.leftovers += [each for each in told if each not in self.leftovers]
             case Drained(run) if run == self.number:
                 self._running.discard(event.agent)
             case Broken(stage, reason):
@@ -271,21 +279,22 @@ class Job:
 
     def _greeted(self, agent: int, hello: Hello) -> None:
         self.hellos[agent] = hello
+        self._silent.discard(agent)
         if hello.workers == 0:
             label = self._hosts[agent].label
             advice = 'workers_per_host="auto" takes CPUs where there are no GPUs; is the NVIDIA driver loaded there?'
             self.host_failures[agent] = HostFailure(label, "counting its GPUs", "it has no GPU", advice)
 
     def _ended(self, agent: int, ended: Ended, now: float) -> None:
-        worker = self._workers[agent, ended.local_rank]
+        worker = self._workers.pop((agent, ended.local_rank), None)
+        if worker is None:
+            return  # it was said before
         stopped = self.state is State.STOPPING and not isinstance(ended.ending, Raised)
         end = WorkerEnd(worker, ended, stopped)
         self.worker_ends.append(end)
         if ended.size:
             self._awaited.add((agent, ended.local_rank))
-        if isinstance(ended.ending, Returned):
-            self._returned += 1
-        elif end.failed and self.state is not State.STOPPING:
+        if end.failed and self.state is not State.STOPPING:
             self.blame = end
             self._actions.append(Announce(f"{describe(end)}; stopping the other workers"))
             self._stop(now, self._settings.grace)
@@ -301,6 +310,7 @@ class Job:
 
     def _host_failed(self, agent: int, failure: HostFailure, now: float) -> None:
         first = agent not in self.host_failures
+        self._silent.discard(agent)
         self.host_failures.setdefault(agent, failure)
         if first and self.state in (State.RUNNING, State.DRAINING):
             self.blame = failure
@@ -329,16 +339,18 @@ class Job:
     # ---- deadlines --------------------------------------------------------------------------------------------------
 
     def _start_overdue(self, now: float) -> None:
-        for host in self._hosts:
-            if host.index not in self.hellos and host.index not in self.host_failures:
-                reason = f"it did not answer within {self._settings.start_timeout:.0f} s"
-                self.host_failures[host.index] = HostFailure(host.label, "starting the agent", reason)
+        for agent in sorted(self._silent):
+            reason = f"it did not answer within {self._settings.start_timeout:.0f} s"
+            self.host_failures[agent] = HostFailure(self._hosts[agent].label, "starting the agent", reason)
+        self._silent.clear()
         if not self.host_failures:
             self._no_rendezvous()
 
     def _no_rendezvous(self) -> None:
         doors = self.hellos[0].doors
         tried = ", ".join(f"{door.address}" for door in doors)
+        if not doors:
+            self.host_failures[0] = HostFailure(self._hosts[0].label, "finding the first host", "it has no address")
         for host in self._hosts[1:]:
             reached = self._reached.get(host.index, frozenset())
             if len(reached) < len(doors):
@@ -361,8 +373,9 @@ class Job:
             self._give_up(now)
 
     def _give_up(self, now: float) -> None:
-        for agent in sorted(self._running):
-            reason = "it did not say that the run's processes are gone"
+        for agent in sorted(self._running | {agent for agent, _ in self._awaited}):
+            what = "that the run's processes are gone" if agent in self._running else "all that its workers left"
+            reason = f"it did not say {what}"
             failure = HostFailure(self._hosts[agent].label, "ending the run", reason, "look for processes left there")
             self.host_failures.setdefault(agent, failure)
         self._running.clear()
@@ -382,7 +395,7 @@ class Job:
     def _advance(self, now: float) -> None:
         if self.state is State.STARTING:
             self._advance_start(now)
-        if self.state is State.RUNNING and self._returned == len(self._workers):
+        if self.state is State.RUNNING and not self._workers:
             self._move(State.DRAINING, now)
             self._deadline = now + self._settings.grace
         nothing_left = not self._running and not self._awaited
@@ -392,7 +405,7 @@ class Job:
             self._move(State.FAILED, now)
 
     def _advance_start(self, now: float) -> None:
-        if len(self.hellos.keys() | self.host_failures.keys()) < len(self._hosts):
+        if self._silent:
             return  # all hosts that cannot be used are reported together
         if self.host_failures:
             self._move(State.FAILED, now)
@@ -416,10 +429,10 @@ class Job:
         """The first of rank 0's doors that every other host has reached; the first time, has them try."""
         doors = self.hellos[0].doors
         others = range(1, len(self._hosts))
-        if not self._reached and len(self._hosts) > 1:
-            self._reached = dict.fromkeys(others, frozenset())
+        if not self._probed:
+            self._probed = True
             self._actions += [Send(agent, Probe(doors, self._settings.nonce)) for agent in others]
-        return next((door for door in doors if all(door in self._reached[agent] for agent in others)), None)
+        return next((door for door in doors if self._visitors[door] == len(others)), None)
 
     def _stop(self, now: float, grace: float) -> None:
         if self.state is not State.STOPPING:

@@ -74,6 +74,12 @@ def test_sshd_takes_further_lines(make_lab: MakeLab) -> None:
     assert ssh(lab, "node2", "hostname").stdout == "node2\n"
 
 
+def test_shell_start_up_may_print(make_lab: MakeLab) -> None:
+    lab = make_lab(2, options={"node1": HostOptions(bashrc="echo noise\n")})
+    assert ssh(lab, "node1", "hostname").stdout == "noise\nnode1\n"
+    assert ssh(lab, "node2", "hostname").stdout == "node2\n"
+
+
 def test_unusable_sshd_is_an_error() -> None:
     options = {"node1": HostOptions(sshd_lines=("NoSuchKeyword yes",))}
     with pytest.raises(LabError, match="NoSuchKeyword"), Lab(1, options=options):

@@ -29,11 +29,14 @@ class HostOptions:
         own_name_is_loopback: The host itself resolves its name to 127.0.1.1, as Debian's installer sets it up.
         host_key: How the launcher's known_hosts stands to the host's key: it has it, has another one, or has none.
         sshd_lines: Further lines of sshd_config; they come first, and sshd takes the first value of a keyword.
+        bashrc: What root's shell executes at each SSH command. The real machine's own .bashrc is never executed: a
+            host that is killed in the middle of it could leave locks behind in the shared home.
     """
 
     own_name_is_loopback: bool = False
     host_key: Literal["known", "changed", "unknown"] = "known"
     sshd_lines: tuple[str, ...] = ()
+    bashrc: str = ""
 
 
 class Host(Machine):
@@ -183,6 +186,8 @@ def boot(hosts: Iterable[Host], switch: Switch, env: Mapping[str, str]) -> None:
         host.plugged()
     for host in hosts:
         host.await_ready()
+        host.await_carrier()
+    switch.await_forwarding(host.index for host in hosts)
 
 
 def _signal_all(pids: Iterable[int], number: signal.Signals) -> None:

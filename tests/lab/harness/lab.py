@@ -240,6 +240,7 @@ class Lab:
                 {
                     "hosts": self._hosts_file(machine),
                     "hostname": f"{machine.name}\n",
+                    "bashrc": machine.options.bashrc if isinstance(machine, Host) else "",
                     "resolv.conf": "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n",
                     "network": network_batch(machine, gateway, self._neighbours(), self._ipv6),
                 }

@@ -44,6 +44,8 @@ class Launcher(Machine):
         assert self._keeper is not None
         self._keeper.tell("go")
         self._keeper.expect("ready")
+        self.await_carrier()
+        self._switch.await_forwarding([self.index])
         self._begin()
 
     def stop(self) -> None:

@@ -124,9 +124,16 @@ class Machine:
         self._link_is_up = False
 
     def link_up(self) -> None:
-        """Plugs the cable in again."""
+        """Plugs the cable in again; returns when frames pass."""
         self._switch.set_carrier(self.index, True)
         self._link_is_up = True
+        self.await_carrier()
+        self._switch.await_forwarding([self.index])
+
+    def await_carrier(self) -> None:
+        """Waits until the machine's own end of the cable is in use."""
+        state = Path(f"/proc/{self._required_pid()}/root/sys/class/net/eth0/operstate")
+        wait_until(lambda: state.read_text() == "up\n", 10, f"{self.name}'s eth0 is up")
 
     def cut(
         self,

@@ -51,9 +51,9 @@ enter_root() {
   rmdir /run/old
 }
 
-own_file() {  # $DIR/$1 takes the place of /etc/$1, which may be a link into the now empty /run
-  target=$(readlink -m "/etc/$1")
-  case $target in /run/*) mkdir -p "${target%/*}"; : > "$target" ;; esac
+own_file() {  # $DIR/$1 takes the place of $2, which may be a link into the now empty /run
+  target=$(readlink -m "$2")
+  case $FS:$target in cow:* | *:/run/*) mkdir -p "${target%/*}" && : >> "$target" ;; esac
   [ ! -e "$target" ] || mount --bind "$DIR/$1" "$target"
 }
 
@@ -63,9 +63,10 @@ make_root() {
   mount -t tmpfs -o "mode=1777,size=$SHM_SIZE" shm /dev/shm
   mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts /dev/pts
   mount --bind /dev/pts/ptmx /dev/ptmx
-  own_file hosts
-  own_file hostname
-  own_file resolv.conf
+  own_file hosts /etc/hosts
+  own_file hostname /etc/hostname
+  own_file resolv.conf /etc/resolv.conf
+  own_file bashrc /root/.bashrc
   mkdir -p /run/lock /run/user /run/lab /run/sshd
 }
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from .shell import HARNESS, Keeper, batch, run
+from .waiting import wait_until
 
 
 def mac(index: int) -> str:
@@ -55,6 +57,15 @@ class Switch:
         """Switches a port on or off; the machine sees its carrier come or go."""
         self.ip([f"link set {port_name(index)} {'up' if up else 'down'}"])
 
+    def await_forwarding(self, indices: Iterable[int]) -> None:
+        """Waits until ports pass frames: the kernel may take a second to act on a change of the carrier."""
+        wanted = {port_name(index) for index in indices}
+        wait_until(lambda: wanted <= self._forwarding_ports(), 10, f"ports {sorted(wanted)} forward")
+
+    def _forwarding_ports(self) -> set[str]:
+        links = json.loads(self._run(["ip", "-json", "-details", "link", "show", "master", "br0"]))
+        return {link["ifname"] for link in links if link["linkinfo"]["info_slave_data"]["state"] == "forwarding"}
+
     def add_rules(self, rules: Iterable[str]) -> None:
         """Appends nft rules to the filter of forwarded frames."""
         self._rules += rules
@@ -90,5 +101,5 @@ class Switch:
             ),
         )
 
-    def _run(self, argv: Sequence[str], input: str | None = None, check: bool = True) -> None:
-        run(["nsenter", "-t", str(self._keeper.pid), "-n", *argv], input=input, check=check)
+    def _run(self, argv: Sequence[str], input: str | None = None, check: bool = True) -> str:
+        return run(["nsenter", "-t", str(self._keeper.pid), "-n", *argv], input=input, check=check).stdout
