@@ -88,8 +88,8 @@ def check_seconds(name: str, value: object) -> None:
     """Raises TypeError or ValueError where a duration is not a positive number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if not value > 0:
-        raise ValueError(f"{name} must be more than 0 seconds, not {value}")
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be more than 0 seconds, and finite, not {value}")
 
 
 def check_file(name: str, path: object) -> Path | None:
@@ -110,7 +110,7 @@ def pickle_call(func: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     """
     if not callable(func):
         raise TypeError(f"the first argument must be a function to be called on every worker, not {func!r}")
-    if inspect.iscoroutinefunction(func) or inspect.isasyncgenfunction(func):
+    if _is_async(func) or _is_async(type(func).__call__):
         raise TypeError(
             f"{getattr(func, '__qualname__', func)} is a coroutine function: wrap it, as in lambda: asyncio.run(...)"
         )
@@ -123,6 +123,10 @@ def pickle_call(func: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             if not _survives(part):
                 raise TypeError(f"cannot send to the workers: {diagnose.why_unpicklable(part, name)}") from error
         raise TypeError(f"cannot send the function and its arguments to the workers: {error}") from error
+
+
+def _is_async(func: Any) -> bool:
+    return inspect.iscoroutinefunction(func) or inspect.isasyncgenfunction(func)
 
 
 def _survives(part: object) -> bool:

@@ -21,7 +21,7 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: Where it is not TOML.
     """
     try:
-        settings: dict[str, Any] = tomllib.loads(Path(path).read_text())
+        settings: dict[str, Any] = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         return settings
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path}: {error}") from error

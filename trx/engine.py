@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from trx.errors import HostFailure
 from trx.hosts.channel import Channel
@@ -69,6 +69,10 @@ class LaunchSettings:
     start_timeout: float
 
 
+class EngineClosed(OSError):
+    """The loop has ended, or ends, and answers nobody any more."""
+
+
 @dataclass(frozen=True)
 class RunReport:
     """A run that is over: the job tells how it ended, the outcomes lie beside it."""
@@ -112,6 +116,8 @@ class Engine:
         self._payloads: dict[int, PayloadFlow] = {}
         self._call_bytes: Pickled | None = None
         self._future: Future[RunReport] | None = None
+        self._granted: dict[tuple[int, Stream], int] = {}
+        self._calls: set[Future[Any]] = set()  # what other threads wait for
         self._closing = False
         self._stewards = [
             Steward(host.index, host.label, channel, self, each)
@@ -130,12 +136,15 @@ class Engine:
     def run(self, call: Pickled) -> Future[RunReport]:
         """Runs a function and its arguments on all hosts; one run at a time."""
         future: Future[RunReport] = Future()
+        self._calls.add(future)
         self._post(partial(self._start_run, call, future))
+        if not self._thread.is_alive():
+            self._cancel_calls()
         return future
 
     def interrupt(self, grace: float) -> None:
         """Ends the present run."""
-        self._post(lambda: self._feed_job(Interrupted(grace)))
+        self._post(lambda: self._interrupt(grace))
 
     @property
     def usable(self) -> bool:
@@ -185,7 +194,9 @@ class Engine:
                 self._future.set_exception(error)
             _logger.exception("trx's own thread failed")
         finally:
+            self._closing = True
             self._hub.close(_FAREWELL)
+            self._cancel_calls()
 
     def _run_inbox(self) -> None:
         while True:
@@ -224,12 +235,19 @@ class Engine:
         """Passes on what a worker or an agent produced; credit is given when it was dealt with."""
         if stream.kind is Kind.OUTCOME:
             if self._intake and stream.run == self._runs:
+                self._take_outcome(self._intake, agent, stream, body)
                 self._give_credit(agent, stream, offset + len(body))
-                if self._intake.take_outcome(agent, stream.local_rank, body):
-                    self._feed_job(Arrived(agent, stream.local_rank))
             return
         source = self._source(agent, stream.local_rank)
         self._outputs.feed(source, stream.kind, body, (agent, stream, offset + len(body)))
+
+    def _take_outcome(self, intake: Intake, agent: int, stream: Stream, body: bytes) -> None:
+        try:
+            if intake.take_outcome(agent, stream.local_rank, body):
+                self._feed_job(Arrived(agent, stream.local_rank))
+        except (KeyError, ValueError) as error:
+            reason = f"it sent an outcome of local rank {stream.local_rank} that is none: {error}"
+            self._lose(agent, HostFailure(self._hosts[agent].label, "handing over outcomes", reason))
 
     def _check_leases(self) -> None:
         for host in self._hosts:
@@ -263,6 +281,12 @@ class Engine:
         for agent, failure in self._ended.items():
             self._feed_job(Lost(agent, failure))
         self._feed_job(Tick())
+
+    def _interrupt(self, grace: float) -> None:
+        if self._job and self._job.over:
+            self._report(self._runs)  # only its output is waited for
+        else:
+            self._feed_job(Interrupted(grace))
 
     def _feed_job(self, event: Event) -> None:
         if self._job is None:
@@ -319,11 +343,13 @@ class Engine:
         if self._future is None or self._job is None or self._intake is None or run != self._runs:
             return
         future, self._future = self._future, None
+        self._calls.discard(future)
         report = RunReport(self._job, self._intake.outcomes())
         self._job = None
         self._intake = None
         self._call_bytes = None
         self._payloads.clear()
+        self._granted = {key: upto for key, upto in self._granted.items() if key[1].run == 0}
         future.set_result(report)
 
     # ---- inside -----------------------------------------------------------------------------------------------------
@@ -362,7 +388,10 @@ class Engine:
             self._post(partial(self._give_credit, *token))
 
     def _give_credit(self, agent: int, stream: Stream, consumed: int) -> None:
-        self._hub.send(agent, Credit(stream, consumed + messages.WINDOWS[stream.kind]))
+        window = messages.WINDOWS[stream.kind]
+        if consumed + window - self._granted.get((agent, stream), window) >= window // 4:
+            self._granted[agent, stream] = consumed + window
+            self._hub.send(agent, Credit(stream, consumed + window))
 
     def _say_goodbye(self) -> None:
         for host in self._hosts:
@@ -383,13 +412,23 @@ class Engine:
         future: Future[T] = Future()
 
         def step() -> None:
+            self._calls.discard(future)
             try:
                 future.set_result(function())
             except BaseException as error:
                 future.set_exception(error)
 
+        self._calls.add(future)
         self._post(step)
-        return future.result(timeout=30.0)
+        if self._closing:
+            self._cancel_calls()
+        return future.result()
+
+    def _cancel_calls(self) -> None:
+        """The loop has ended: nobody may wait for it."""
+        for future in list(self._calls):
+            if not future.done():
+                future.set_exception(EngineClosed("the launch has ended"))
 
 
 @dataclass(frozen=True)

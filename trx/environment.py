@@ -38,12 +38,12 @@ def check_patterns(setting: str, patterns: object) -> None:
         raise TypeError(f"{setting} must be a list of patterns, or map names to values, not {patterns!r}")
 
 
-def select(
-    environment: Mapping[str, str], patterns: Sequence[str], extra: Sequence[str] | Mapping[str, str]
-) -> dict[str, str]:
-    """The variables that match a pattern; those of a mapping have its values."""
-    wanted = [*patterns, *(() if isinstance(extra, Mapping) else extra)]
+def select(environment: Mapping[str, str], *settings: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
+    """The variables that match a pattern; those of a mapping have its values, the last one's if there are several."""
+    wanted = [pattern for each in settings if not isinstance(each, Mapping) for pattern in each]
     chosen = {
         name: value for name, value in environment.items() if any(fnmatchcase(name, pattern) for pattern in wanted)
     }
-    return {**chosen, **(extra if isinstance(extra, Mapping) else {})}
+    for each in settings:
+        chosen.update(each if isinstance(each, Mapping) else {})
+    return chosen

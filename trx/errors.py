@@ -167,6 +167,7 @@ def worker_failed(failures: tuple[WorkerFailure, ...], original: Exception | Non
     except Exception:
         error = WorkerFailedError(failures)
         error.__cause__ = original
+        error.__dict__["_original"] = original
         return error
 
 
@@ -176,18 +177,18 @@ def _combine(failures: tuple[WorkerFailure, ...], original: Exception) -> Worker
     error: WorkerFailedError = combined.__new__(combined, *original.args)
     # The original's own __init__ may want other arguments than `args`, and has run already: copy what it left.
     _builtin_base(kind).__init__(error, *original.args)
-    error.args = original.args
+    # By object.__setattr__, since the class may be a frozen dataclass.
+    object.__setattr__(error, "args", original.args)
     for base in kind.__mro__:
         for name, member in vars(base).items():
             if isinstance(member, MemberDescriptorType | GetSetDescriptorType) and not name.startswith("__"):
                 with contextlib.suppress(AttributeError, TypeError):
-                    setattr(error, name, getattr(original, name))
+                    object.__setattr__(error, name, getattr(original, name))
     error.__dict__.update(original.__dict__)
-    error.failures = failures
-    error.__dict__["_original"] = original
-    error.add_note(_note(failures, str(original)))
     if str(error) != str(original):
         raise TypeError(f"{kind.__name__} does not survive being combined")
+    notes = [*getattr(original, "__notes__", ()), _note(failures, str(original))]
+    error.__dict__.update(failures=failures, _original=original, __notes__=notes)
     return error
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class Hub:
         self._configure(secret)
         self._endpoints: dict[str, str] = {}
         self._peers = [self._make_peer(index) for index in range(agents)]
+        self._closing = threading.Lock()  # `wake` must not write to a descriptor that is somebody else's by now
         self._waking = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poller = zmq.Poller()
         for source in (self._socket, self._authenticator, self._waking):
@@ -79,9 +81,10 @@ class Hub:
         return self._endpoints[address]
 
     def wake(self) -> None:
-        """Makes `poll` return at once. May be called from any thread."""
-        with contextlib.suppress(OSError):
-            os.eventfd_write(self._waking, 1)
+        """Makes `poll` return at once. May be called from any thread, and after `close`."""
+        with self._closing:
+            if self._waking >= 0:
+                os.eventfd_write(self._waking, 1)
 
     def poll(self, patience: float) -> None:
         """Waits until there is something to do, for `patience` seconds at the most."""
@@ -131,7 +134,9 @@ class Hub:
     def close(self, linger: float) -> None:
         """Sends what is still to be sent, for `linger` seconds at the most."""
         self._context.destroy(linger=round(linger * 1000))
-        os.close(self._waking)
+        with self._closing:
+            os.close(self._waking)
+            self._waking = -1
 
     def _configure(self, secret: bytes) -> None:
         socket = self._socket

@@ -5,7 +5,8 @@ The laws:
 1. A run succeeds when every worker has returned, every value has arrived, and no process of the run is left.
 2. The first failure decides. It is announced at once; everything else is then stopped; the run has failed when nothing
    of it is left on any host, or when a host has had its time.
-3. No state but RUNNING lasts longer than its deadline.
+3. While processes of the run may be left on a host, no state but RUNNING lasts longer than its deadline. What is then
+   still to be handed over (outcomes, logs) takes as long as it takes: a host that stops sending loses its lease.
 
 ```
 STARTING ──all agents greeted, a rendezvous found──▶ RUNNING ──all returned──▶ DRAINING ──all gone──▶ DONE
@@ -171,7 +172,7 @@ class Settings:
         run_id: Unique for this run.
         start_timeout: Seconds for all agents to come up, and again for all workers to be started.
         grace: Seconds between SIGTERM and SIGKILL; and for workers that have returned, to end by themselves.
-        settle_timeout: Seconds that hosts have, above the grace, to end a run and hand over what is left of it.
+        settle_timeout: Seconds that hosts have, above the grace, to end all processes of a run.
     """
 
     backend: str | None
@@ -179,7 +180,7 @@ class Settings:
     run_id: str
     start_timeout: float
     grace: float
-    settle_timeout: float = 30.0
+    settle_timeout: float = 10.0
 
 
 class IllegalTransition(RuntimeError):
@@ -227,7 +228,8 @@ class Job:
         self._workers: dict[tuple[int, int], Worker] = {}  # those that have not ended
         self._waiting_up: set[int] = set()
         self._awaited: set[tuple[int, int]] = set()  # outcomes that were announced and have not arrived
-        self._running: set[int] = set()  # agents on which something of the run may be left
+        self._running: set[int] = set()  # agents on which processes of the run may be left
+        self._undrained: set[int] = set()  # agents that have not handed over everything
         self._stop_sent = False
         self._actions: list[Action] = []
         for agent, hello in (greeted or {}).items():
@@ -265,12 +267,13 @@ class Job:
                 self._waiting_up.discard(event.agent)
             case Ended() as ended if ended.run == self.number:
                 self._ended(event.agent, ended, now)
-            case Gone(run, leftovers) if run == self.number and leftovers:
+            case Gone(run, leftovers) if run == self.number:
                 label = self._hosts[event.agent].label
                 told = [f"{label}: {process}" for process in leftovers]
                 self.leftovers += [each for each in told if each not in self.leftovers]
-            case Drained(run) if run == self.number:
                 self._running.discard(event.agent)
+            case Drained(run) if run == self.number:
+                self._drained(event.agent, now)
             case Broken(stage, reason):
                 hostname = self._hosts[event.agent].label
                 self._host_failed(event.agent, HostFailure(hostname, stage, reason), now)
@@ -299,11 +302,22 @@ class Job:
             self._actions.append(Announce(f"{describe(end)}; stopping the other workers"))
             self._stop(now, self._settings.grace)
 
+    def _drained(self, agent: int, now: float) -> None:
+        if agent not in self._undrained:
+            return
+        self._undrained.discard(agent)
+        missing = self._awaited.intersection((agent, local_rank) for local_rank in range(self.hellos[agent].workers))
+        if missing:  # nothing comes after this
+            self._awaited -= missing
+            label = self._hosts[agent].label
+            self._host_failed(agent, HostFailure(label, "handing over the outcomes", "not all of them arrived"), now)
+
     def _arrived(self, event: Arrived, now: float) -> None:
         self._awaited.discard((event.agent, event.local_rank))
 
     def _lost(self, event: Lost, now: float) -> None:
         self._running.discard(event.agent)
+        self._undrained.discard(event.agent)
         self._waiting_up.discard(event.agent)
         self._awaited = {key for key in self._awaited if key[0] != event.agent}
         self._host_failed(event.agent, event.failure, now)
@@ -323,6 +337,9 @@ class Job:
             self._move(State.FAILED, now)
         else:
             self._stop(now, event.grace)
+            if not self._running:  # who interrupts twice does not want to wait for logs
+                self._undrained.clear()
+                self._awaited.clear()
 
     def _tick(self, event: Tick, now: float) -> None:
         if now >= self._deadline:
@@ -350,7 +367,8 @@ class Job:
         doors = self.hellos[0].doors
         tried = ", ".join(f"{door.address}" for door in doors)
         if not doors:
-            self.host_failures[0] = HostFailure(self._hosts[0].label, "finding the first host", "it has no address")
+            label = self._hosts[0].label
+            self.host_failures[0] = HostFailure(label, "finding the first host", "it could not listen on any address")
         for host in self._hosts[1:]:
             reached = self._reached.get(host.index, frozenset())
             if len(reached) < len(doors):
@@ -366,21 +384,24 @@ class Job:
             self._host_failed(agent, HostFailure(self._hosts[agent].label, "starting the workers", reason), now)
 
     def _drain_overdue(self, now: float) -> None:
-        if not self._stop_sent:  # whoever has returned had the time to end by itself
+        if not self._running:
+            self._deadline = float("inf")
+        elif not self._stop_sent:  # whoever has returned had the time to end by itself
             self._order_stop(self._settings.grace)
             self._deadline = now + self._settings.grace + self._settings.settle_timeout
         else:
             self._give_up(now)
 
     def _give_up(self, now: float) -> None:
-        for agent in sorted(self._running | {agent for agent, _ in self._awaited}):
-            what = "that the run's processes are gone" if agent in self._running else "all that its workers left"
-            reason = f"it did not say {what}"
+        for agent in sorted(self._running):
+            reason = "it did not say that the run's processes are gone"
             failure = HostFailure(self._hosts[agent].label, "ending the run", reason, "look for processes left there")
             self.host_failures.setdefault(agent, failure)
+            self._undrained.discard(agent)
+            self._awaited = {key for key in self._awaited if key[0] != agent}
         self._running.clear()
-        self._awaited.clear()
-        if self.state is State.DRAINING:
+        self._deadline = float("inf")
+        if self.host_failures and self.state is State.DRAINING:
             self._move(State.STOPPING, now)
 
     _overdue: ClassVar[Mapping[State, Callable[[Job, float], None]]] = {
@@ -398,7 +419,7 @@ class Job:
         if self.state is State.RUNNING and not self._workers:
             self._move(State.DRAINING, now)
             self._deadline = now + self._settings.grace
-        nothing_left = not self._running and not self._awaited
+        nothing_left = not (self._running or self._undrained or self._awaited)
         if self.state is State.DRAINING and nothing_left:
             self._move(State.DONE, now)
         if self.state is State.STOPPING and nothing_left:
@@ -420,6 +441,7 @@ class Job:
             (worker.host.index, worker.local_rank): worker for each in assignments for worker in each.workers
         }
         self._running = {host.index for host in self._hosts}
+        self._undrained = set(self._running)
         self._waiting_up = set(self._running)
         self._move(State.RUNNING, now)
         self._deadline = now + self._settings.start_timeout

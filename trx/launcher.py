@@ -33,8 +33,9 @@ class Launcher:
         backend: Of the process group that workers find initialised: a name that torch knows, "auto" (nccl where every
             worker has a GPU, else gloo), or None for no process group.
         timeout: Of the process group, seconds.
-        default_env_vars: Patterns (as in a shell) of variables that are copied to the workers.
-        extra_env_vars: Further patterns; or, as a mapping, variables with their values.
+        default_env_vars: Patterns (as in a shell) of variables that are copied to the workers; or, as a mapping,
+            variables with their values.
+        extra_env_vars: Further patterns, or variables with their values.
         env_file: A shell script, sourced on every host, whose variables the workers get.
         python: Path of the interpreter on the hosts; by default that of the launcher.
         cwd: Working directory of the workers; by default that of the launcher.
@@ -50,7 +51,7 @@ class Launcher:
     ssh_config_file: str | os.PathLike[str] | None = None
     backend: str | None = "auto"
     timeout: float = 600
-    default_env_vars: Sequence[str] = DEFAULT_ENV_VARS
+    default_env_vars: Sequence[str] | Mapping[str, str] = DEFAULT_ENV_VARS
     extra_env_vars: Sequence[str] | Mapping[str, str] = ()
     env_file: str | os.PathLike[str] | None = None
     python: str | None = None
@@ -69,6 +70,7 @@ class Launcher:
             TypeError, ValueError, FileNotFoundError: Where a setting or the function is no good; nothing was started.
         """
         self._check()
+        self.planned_hosts()
         from trx.session import Session  # here, so that `import trx` stays quick
 
         call = checks.pickle_call(func, args, kwargs)
@@ -82,6 +84,7 @@ class Launcher:
 
     def __enter__(self) -> Launcher:
         self._check()
+        self.planned_hosts()
         from trx.session import Session
 
         self._session = Session(self)
@@ -113,9 +116,11 @@ class Launcher:
         return launcher
 
     def _check(self) -> None:
-        names = ["localhost"] if self.hostnames == "auto" else checks.check_hostnames(self.hostnames)
-        if self.hostnames != "auto" or isinstance(self.workers_per_host, int | str):
-            checks.check_workers(self.workers_per_host, len(names))
+        if self.hostnames != "auto":
+            checks.check_workers(self.workers_per_host, len(checks.check_hostnames(self.hostnames)))
+        else:  # how many hosts there are is known within the allocation only
+            workers = self.workers_per_host
+            checks.check_workers(workers, len(workers) if isinstance(workers, Sequence) else 1)
         checks.check_backend(self.backend)
         for name in ("timeout", "start_timeout", "grace_period", "lease"):
             checks.check_seconds(name, getattr(self, name))

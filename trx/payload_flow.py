@@ -19,6 +19,7 @@ class PayloadFlow:
     def __init__(self, pickled: Pickled, send: Callable[[int, bytes | memoryview], None]) -> None:
         self.size = sum(memoryview(piece).nbytes for piece in pickled.encode())
         self._pieces = _cut(pickled)
+        self._rest: bytes | memoryview = b""  # of a piece for which there was not enough credit
         self._send = send
         self._offset = 0
         self._credit = WINDOWS[Kind.PAYLOAD]
@@ -28,8 +29,9 @@ class PayloadFlow:
         self.pump()
 
     def pump(self) -> None:
-        while self._offset < min(self._credit, self.size):
-            piece = next(self._pieces)
+        while (room := min(self._credit, self.size) - self._offset) > 0:
+            piece = self._rest or next(self._pieces)
+            piece, self._rest = piece[:room], piece[room:]
             self._send(self._offset, piece)
             self._offset += len(piece)
 

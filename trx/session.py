@@ -6,10 +6,13 @@ import contextlib
 import importlib.metadata
 import logging
 import os
+import shutil
 import sys
+import threading
 from concurrent.futures import Future
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trx import checks, hosts
@@ -32,7 +35,8 @@ class Session:
 
     def __init__(self, launcher: Launcher) -> None:
         self._grace = launcher.grace_period
-        directory = make_log_directory(None, datetime.now())
+        self._turn = threading.Lock()
+        directory = _log_directory()
         self._files = LogFiles(directory) if directory else None
         sinks: list[Sink] = [Terminal(), *([self._files] if self._files else [])]
         variables = select(os.environ, launcher.default_env_vars, launcher.extra_env_vars)
@@ -55,8 +59,9 @@ class Session:
         return self._engine.usable
 
     def run(self, call: Pickled) -> LaunchResult[Any]:
-        future = self._engine.run(call)
-        return judge(self._wait(future), self._log_path)
+        with self._turn:
+            report = self._wait(self._engine.run(call))
+        return judge(report, self._log_path)
 
     def close(self) -> None:
         self._engine.close(self._grace + 5.0)
@@ -83,6 +88,24 @@ class Session:
         return str(path) if path and path.exists() else ""
 
 
+def _log_directory() -> Path | None:
+    try:
+        return make_log_directory(None, datetime.now())
+    except OSError as error:
+        hint = 'set TRX_LOG_DIR to another directory, or to "" for no log files'
+        raise OSError(
+            error.errno, f"cannot make a directory for logs ({hint}): {error.strerror}", error.filename
+        ) from None
+
+
+def _terminal_size() -> dict[str, str]:
+    """For progress bars, which cannot ask a file how wide it is."""
+    if not sys.stderr.isatty():
+        return {}
+    columns, lines = shutil.get_terminal_size()
+    return {"COLUMNS": str(columns), "LINES": str(lines)}
+
+
 def _launch_settings(launcher: Launcher, variables: dict[str, str]) -> LaunchSettings:
     env_file = checks.check_file("env_file", launcher.env_file)
     try:
@@ -94,7 +117,7 @@ def _launch_settings(launcher: Launcher, variables: dict[str, str]) -> LaunchSet
         timeout=float(launcher.timeout),
         cwd=os.path.abspath(launcher.cwd or os.getcwd()),
         python_version="{}.{}".format(*sys.version_info[:2]),
-        environment=variables,
+        environment={**_terminal_size(), **variables},
         env_file=env_file.read_text(errors="surrogateescape") if env_file else "",
         torch=torch,
         log_level=_log_level(),

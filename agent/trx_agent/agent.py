@@ -46,6 +46,9 @@ _LONGEST_NAP = 0.5
 _BATCHING = 0.01
 """Seconds for which file events are let gather after some were handled: a flood of lines costs one wake-up each."""
 
+_FIRST_CONTACT = 60.0
+"""Seconds that the launcher has to answer at all: it may be busy greeting a thousand others."""
+
 _FAREWELL = 2.0
 
 
@@ -141,7 +144,8 @@ class Agent:
                 self._run.step(now)
             if self._run.finished:
                 self._forget_run()
-        if not self._orphaned and (self._terminated or self._uplink.silence > self._bootstrap.lease):
+        lease = self._bootstrap.lease if self._uplink.was_answered else max(_FIRST_CONTACT, self._bootstrap.lease)
+        if not self._orphaned and (self._terminated or self._uplink.silence > lease):
             self._launcher_lost()
 
     # ---- orders -----------------------------------------------------------------------------------------------------
@@ -189,8 +193,8 @@ class Agent:
         if self._doors:
             door = self._choose_door(run)
         connection = self._forkserver.fork_runner(self._directory / f"run-{run.number}", door)
-        run.launch(connection)
-        self._watch(connection.fileno(), lambda: self._runner_spoke(run, connection.fileno()))
+        run.launch(connection, partial(self._unwatch, connection.fileno()))
+        self._watch(connection.fileno(), lambda: run.hear_runner(time.monotonic()))
 
     def _choose_door(self, run: Run) -> socket.socket:
         assert self._doors is not None
@@ -232,11 +236,6 @@ class Agent:
     def _door_answered(self) -> None:
         if self._knocking:
             self._send(Reached(self._knocking.reached()))
-
-    def _runner_spoke(self, run: Run, descriptor: int) -> None:
-        run.hear_runner(time.monotonic())
-        if run.runner is None:
-            self._unwatch(descriptor)
 
     def _files_changed(self) -> None:
         """Sends on what was written, and lets the next events gather for a moment."""

@@ -123,9 +123,15 @@ class Run:
 
     # ---- what happens on this host ----------------------------------------------------------------------------------
 
-    def launch(self, connection: socket.socket) -> None:
-        """The forkserver was asked for the runner, to which `connection` leads."""
+    def launch(self, connection: socket.socket, unwatch: Callable[[], object]) -> None:
+        """The forkserver was asked for the runner.
+
+        Args:
+            connection: Leads to it; `hear_runner` is to be called when it is readable.
+            unwatch: Called before the connection is closed.
+        """
         self.runner = connection
+        self._unwatch = unwatch
 
     def hear_runner(self, now: float) -> None:
         """Reads one report of the runner, or notices that it has died."""
@@ -218,6 +224,7 @@ class Run:
 
     def _close_runner(self) -> None:
         if self.runner is not None:
+            self._unwatch()
             self.runner.close()
             self.runner = None
 

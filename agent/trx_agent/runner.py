@@ -78,14 +78,16 @@ def main(forkserver: int, directory: Path, agent: int, door: int | None = None) 
 
 def _run(to_agent: socket.socket, directory: Path, wakeup: int, door: int | None, inherited: list[int]) -> None:
     order = msgspec.msgpack.decode((directory / ORDER).read_bytes(), type=Start)
-    workers = _start_workers(order, directory, inherited)
+    context = _start_workers(order, directory, inherited)
+    workers = [pid for _, pid in sorted(context.pids().items())]
     to_agent.send(encode(Started(os.getpid(), tuple(workers))))
+    _report_the_quickest(context, to_agent)
     store = None if door is None else _serve_rendezvous(order, door)
     _watch(to_agent, wakeup, workers)
     del store
 
 
-def _start_workers(order: Start, directory: Path, inherited: list[int]) -> list[int]:
+def _start_workers(order: Start, directory: Path, inherited: list[int]) -> MultiprocessContext:
     local_world = range(len(order.ranks))
     tempfile.tempdir = str(directory)  # torch makes a file name for each worker: not in the public /tmp
     context = MultiprocessContext(
@@ -100,8 +102,18 @@ def _start_workers(order: Start, directory: Path, inherited: list[int]) -> list[
     context.start()
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    pids: dict[int, int] = context.pids()
-    return [pids[local_rank] for local_rank in local_world]
+    return context
+
+
+def _report_the_quickest(context: MultiprocessContext, agent: socket.socket) -> None:
+    """Reports workers that ended while others were still being started.
+
+    Whenever multiprocessing starts a process it reaps those that have ended, so `reap` will never see them.
+    """
+    assert context._pc is not None  # private, but nothing else knows the exit codes
+    for local_rank, process in enumerate(context._pc.processes):
+        if process.exitcode is not None:
+            agent.send(encode(WorkerGone(local_rank, process.exitcode)))
 
 
 def _serve_rendezvous(order: Start, door: int) -> TCPStore:

@@ -34,7 +34,8 @@ class Uplink:
         self._socket.connect(endpoint)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
-        self._link = Link(self._transmit, time.monotonic())
+        self._since = time.monotonic()
+        self._link = Link(self._transmit, self._since)
 
     def watch(self, descriptor: int) -> None:
         self._poller.register(descriptor, zmq.POLLIN)
@@ -68,6 +69,11 @@ class Uplink:
     def silence(self) -> float:
         """Seconds since the launcher was last heard."""
         return time.monotonic() - self._link.last_heard
+
+    @property
+    def was_answered(self) -> bool:
+        """Whether the launcher has ever been heard."""
+        return self._link.last_heard > self._since
 
     @property
     def settled(self) -> bool:

@@ -48,7 +48,7 @@ def main(order: Start, local_rank: int, directory: Path, runner: int, inherited:
             function, args, kwargs = _load(directory / PAYLOAD, order.import_paths)
         with stage("joining the process group"):
             _join_process_group(order, local_rank)
-        with stage("calling the function"):
+        with stage(outcome.CALLING):
             value = function(*args, **kwargs)
         with stage("pickling what the function returned"):
             _write_value(folder, value)

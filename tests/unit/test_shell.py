@@ -28,7 +28,7 @@ def login(shell: str, text: bytes) -> subprocess.CompletedProcess[bytes]:
 def test_interpreter_gets_its_environment_and_the_rest_of_stdin(shell: str) -> None:
     text = prelude(sys.executable, {"TRX_A": AWKWARD, "TRX_B": ""})
     done = login(shell, text + TELL + REST)
-    assert done.stdout.decode() == f"{ascii(AWKWARD)} / {REST!r}\n"
+    assert done.stdout.decode() == f"{AWKWARD!a} / {REST!r}\n"
     assert (done.returncode, done.stderr) == (0, b"")
 
 

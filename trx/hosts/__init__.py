@@ -29,7 +29,7 @@ def make_channel(
     from trx.hosts.ssh import SSHChannel
 
     return SSHChannel(
-        host.hostname, python=python, environment=needed, config_file=ssh_config_file, timeout=min(timeout, 30.0)
+        host.hostname, python=python, environment=needed, config_file=ssh_config_file, timeout=min(timeout, 10.0)
     )
 
 

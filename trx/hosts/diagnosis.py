@@ -52,13 +52,15 @@ def diagnose(error: BaseException, hop: Hop | None, stage: str, timeout: float |
     if isinstance(error, BadConfiguration):
         return Finding("reading the ssh configuration", str(error))
     if isinstance(error, Closed):
-        return Finding(stage, "the connection was given up")
+        return Finding(stage, str(error))
     if hop is None:
         return Finding(stage, f"{type(error).__name__}: {error}")
     for kind, explain in _EXPLANATIONS.items():
         if isinstance(error, kind):
             return explain(hop, error)
-    return _unanswered(hop, error) or _broken(hop, error, stage, timeout)
+    if stage == "connecting" and (finding := _unanswered(hop, error)) is not None:
+        return finding
+    return _broken(hop, error, stage, timeout)
 
 
 def _unresolved(hop: Hop, error: Unresolved) -> Finding:
@@ -151,17 +153,18 @@ _EXPLANATIONS: dict[type[BaseException], Callable[[Hop, Any], Finding]] = {
 
 
 def _unanswered(hop: Hop, error: BaseException) -> Finding | None:
-    """What it means that paramiko has not seen the first line of an SSH server."""
+    """What it means that no SSH server has introduced itself."""
     text = str(error)
     if text.startswith(("Indecipherable protocol version", "Invalid SSH banner")):
         return Finding("connecting", f"what answers at port {hop.port} is no SSH server", "is this the right port?")
-    if not text.startswith("Error reading SSH protocol banner"):
-        return None
-    if isinstance(error.__context__, TimeoutError):
+    no_banner = text.startswith("Error reading SSH protocol banner")
+    if no_banner and isinstance(error.__context__, TimeoutError):
         reason = f"port {hop.port} is open, but no SSH server answers there"
         return Finding("connecting", reason, "is this the right port, and is the host not overloaded?")
-    advice = "it may have too many connections at a time (MaxStartups in its sshd_config), or refuse this address"
-    return Finding("connecting", "it closed the connection at once", advice)
+    if no_banner or isinstance(error, (EOFError, ConnectionError)):
+        advice = "it may have too many connections at a time (MaxStartups in its sshd_config), or refuse this address"
+        return Finding("connecting", "it closed the connection at once", advice)
+    return None
 
 
 def _broken(hop: Hop, error: BaseException, stage: str, timeout: float | None) -> Finding:
@@ -172,6 +175,15 @@ def _broken(hop: Hop, error: BaseException, stage: str, timeout: float | None) -
     else:
         reason = str(error) or type(error).__name__
     return Finding(stage, reason, f"try: {hop.ssh_command()}")
+
+
+def diagnose_forwarding(error: Exception) -> Finding:
+    """Says why a port of a host cannot be forwarded to the launcher."""
+    stage = "forwarding a port"
+    if isinstance(error, (Closed, TimeoutError)):
+        return Finding(stage, str(error))
+    reason = f"its sshd does not forward a port to the launcher ({error})"
+    return Finding(stage, reason, "allow it in its sshd_config: AllowTcpForwarding yes (or remote), PermitListen any")
 
 
 def exit_failure(hostname: str, python: str, status: int | None, output: str) -> HostFailure:

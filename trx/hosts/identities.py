@@ -101,13 +101,15 @@ class Keys:
         held = {key.asbytes(): key for key in agent.get_keys()} if agent is not None else {}
         wanted = {path: blob for path in paths if (blob := _public(path)) in held}
         only_these = self._hop.says("identitiesonly", "yes")
+        offered = set()
         for blob, key in sorted(held.items(), key=lambda item: item[0] not in wanted.values()):
             if blob in wanted.values() or not only_these:
+                offered.add(blob)
                 yield f"{getattr(key, 'comment', '') or key.get_name()} (ssh-agent)", key
         for path in paths:
             if path not in wanted:
                 key = self._load(path)
-                if key is not None and key.asbytes() not in held:
+                if key is not None and key.asbytes() not in offered:
                     yield str(path), key
 
     def _load(self, path: Path) -> Any:

@@ -67,10 +67,13 @@ class LocalChannel:
 
     def wait(self, timeout: float) -> int | None:
         assert self._process is not None
+        assert self._process.stdout is not None
         try:
-            return self._process.wait(timeout)
+            status = self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             return None
+        self._process.stdout.close()  # here, since only whoever reads may close it
+        return status
 
     def close(self) -> None:
         if self._process is None:

@@ -98,7 +98,7 @@ class _Relay(threading.Thread):
             self._received_all.set()
 
     def _send(self) -> None:
-        """To the host, until this side has no more to say; closes the channel once the other direction has ended too."""
+        """To the host, until this side has no more to say; closes the channel when both directions have ended."""
         with suppress(OSError):
             while data := self._local.recv(_CHUNK):
                 self._stream.write(data)

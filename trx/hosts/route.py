@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import getpass
+import ipaddress
 import os
 import re
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from trx.hosts import ssh_config
 from trx.hosts.ssh_config import BadConfiguration
 
 _USER = re.compile(r"[\w.+@][\w.+@-]*")
-_HOST = re.compile(r"[\w.:][\w.:%-]*")
+_HOST = re.compile(r"[\w.][\w.-]*")
 _NAMED = re.compile(r"(?:(?P<user>.*)@)?(?:\[(?P<bracketed>[^\[\]]*)\]|(?P<host>[^\[\]]*?))(?::(?P<port>\d*))?")
 
 
@@ -121,11 +123,19 @@ def parse_name(text: str) -> Named:
     host = found.group("bracketed") or found.group("host") or ""
     if ":" in host and found.group("bracketed") is None:  # an IPv6 address, whose last part is not a port
         host, port = given.rpartition("@")[2], None
-    if not _HOST.fullmatch(host) or (user is not None and not _USER.fullmatch(user)):
+    if not _is_host(host) or (user is not None and not _USER.fullmatch(user)):
         raise BadConfiguration(f"{text!r} is not a hostname")
     if port is not None and not (port and 0 < int(port) < 65536):
         raise BadConfiguration(f"{text!r} does not name a port")
     return Named(user, host, int(port) if port else None)
+
+
+def _is_host(text: str) -> bool:
+    if ":" not in text:
+        return _HOST.fullmatch(text) is not None
+    with suppress(ValueError):
+        return ipaddress.ip_address(text).version == 6 and re.search(r"[^\w.:%-]", text) is None
+    return False
 
 
 def plan(hostname: str, config_file: str | os.PathLike[str] | None) -> list[Hop]:

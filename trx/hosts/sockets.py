@@ -16,6 +16,7 @@ from trx.hosts.route import Hop
 from trx.hosts.teardown import Teardown
 
 _KEEPALIVE = 15
+_PATIENCE_WITH_NAMES = 1.0
 _PATIENCE_WITH_PROXY = 1.0
 
 
@@ -93,12 +94,18 @@ def own_address(sock: socket.socket) -> str:
     return str(sock.getsockname()[0]).partition("%")[0]
 
 
-def likely_address(hop: Hop) -> str:
+def likely_address(hop: Hop, teardown: Teardown) -> str:
     """The address from which this machine would send to the hop, if it is reached by other means than TCP."""
-    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((hop.hostname, hop.port))  # sends nothing
-        return own_address(probe)
-    return "127.0.0.1"
+
+    def look() -> str:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((hop.hostname, hop.port))  # sends nothing
+            return own_address(probe)
+
+    try:
+        return teardown.wait_for(look, _PATIENCE_WITH_NAMES)
+    except OSError:  # more often than not, a proxy's host has no name here
+        return "127.0.0.1"
 
 
 class ProxyCommand:

@@ -10,7 +10,7 @@ from functools import partial
 from trx.errors import HostFailure
 from trx.hosts import route, shell, sockets, transport
 from trx.hosts.channel import HostUnusable
-from trx.hosts.diagnosis import Finding, NotCarriedOn, ProxyEnded, diagnose
+from trx.hosts.diagnosis import Finding, NotCarriedOn, ProxyEnded, diagnose, diagnose_forwarding
 from trx.hosts.host_keys import KnownHosts
 from trx.hosts.identities import Keys
 from trx.hosts.relay import Relays
@@ -18,7 +18,7 @@ from trx.hosts.route import Hop
 from trx.hosts.sockets import ProxyCommand
 from trx.hosts.stream import Stream
 from trx.hosts.teardown import Closed, Teardown
-from trx.hosts.transport import Transport
+from trx.hosts.transport import Transport, Tunnel
 
 _ADMINISTRATIVELY_PROHIBITED = 1
 _BANNER_SHARE = 0.9  # of the time that is left: so that a host's silence is noticed for what it is
@@ -72,11 +72,11 @@ class SSHChannel:
             cause = Closed() if self._teardown.closed else error
             self.close()
             finding = diagnose(cause, self._hop, self._stage, self._timeout if over else None)
-            raise HostUnusable(self._failure(finding)) from error
+            raise HostUnusable(self._failure(cause, finding)) from error
 
-    def _failure(self, finding: Finding) -> HostFailure:
+    def _failure(self, cause: Exception, finding: Finding) -> HostFailure:
         reason = finding.reason
-        if self._hop is not None and self._hop is not self._target:
+        if self._hop is not None and self._hop is not self._target and not isinstance(cause, Closed):
             reason = f"the jump host {self._hop.named} cannot be used: {reason}"
         return HostFailure(self._hostname, finding.stage, reason, finding.advice)
 
@@ -90,24 +90,25 @@ class SSHChannel:
         elif hop.proxy_command:
             proxy = ProxyCommand(hop.proxy_command, self._teardown)
             sock = proxy.socket
-            self._launcher_address = sockets.likely_address(hop)
+            self._launcher_address = sockets.likely_address(hop, self._teardown)
         else:
             sock = tcp = sockets.dial(hop, deadline, self._teardown)
             self._launcher_address = sockets.own_address(tcp)
         try:
             return self._log_in(hop, sock, deadline)
         except Exception as error:
-            if proxy is not None and isinstance(error.__context__, EOFError):
+            lost = (EOFError, ConnectionError)
+            if proxy is not None and (isinstance(error, lost) or isinstance(error.__context__, lost)):
                 raise ProxyEnded(proxy.complaint()) from error
             raise
 
-    def _carry_on(self, hop: Hop, before: Hop, previous: Transport, deadline: float) -> object:
+    def _carry_on(self, hop: Hop, before: Hop, previous: Transport, deadline: float) -> Tunnel:
         """A connection from the jump host `before` to the next hop."""
         import paramiko
 
         target, nobody = (hop.hostname, hop.port), ("", 0)
         try:
-            return previous.open_channel("direct-tcpip", target, nobody, timeout=_left(deadline))
+            return Tunnel(previous.open_channel("direct-tcpip", target, nobody, timeout=_left(deadline)))
         except paramiko.ChannelException as error:
             prohibited = error.code == _ADMINISTRATIVELY_PROHIBITED
             raise NotCarriedOn(str(before.named), previous.open_failure or error.text, prohibited) from error
@@ -155,9 +156,8 @@ class SSHChannel:
             self._teardown.add(self._relays.close)
             host_port = self._teardown.wait_for(request, self._timeout)
         except Exception as error:
-            reason = f"its sshd does not forward a port to the launcher ({error})"
-            advice = "allow it in its sshd_config: AllowTcpForwarding yes (or remote), PermitListen any"
-            raise HostUnusable(HostFailure(self._hostname, "forwarding a port", reason, advice)) from error
+            finding = diagnose_forwarding(error)
+            raise HostUnusable(HostFailure(self._hostname, *finding)) from error
         self._relays.lead(host_port, port)
         return host_port
 

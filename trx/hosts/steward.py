@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Protocol
 
 from trx.errors import HostFailure
 from trx.hosts.channel import Channel, HostUnusable
+from trx.job import signal_name
 from trx_agent.protocol.bootstrap import MARKER, NOISE, Detour, Ready, Refused, detour_line, read_status
 
 KEPT = 8192
@@ -74,10 +76,13 @@ class Steward:
     def _attend(self) -> HostFailure:
         """Returns why the agent ended."""
         self._channel.open()
-        self._channel.write(self._front.bootstrap(self._agent, self._channel.launcher_address()))
+        bootstrap = self._front.bootstrap(self._agent, self._channel.launcher_address())
+        with contextlib.suppress(BrokenPipeError):  # it has ended already, and may have said why
+            self._channel.write(bootstrap)
         while True:
             status = self._read_status()
             if isinstance(status, Refused):
+                self._channel.wait(_FAREWELL)
                 return HostFailure(self._label, status.stage, status.reason, status.advice)
             if status is None:
                 return self._ended("starting Python")
@@ -109,5 +114,10 @@ class Steward:
         words = self._printed.decode(errors="replace").strip()
         if status is not None and status in (126, 127) and stage == "starting Python":
             return self._explain(status, words)
-        how = "the connection to it ended" if status is None else f"its agent ended with status {status}"
+        if status is None:
+            how = "the connection to it ended"
+        elif status < 0 or status > 128:  # of a process, or as a shell and the guardian tell it
+            how = f"its agent was killed by {signal_name(-status if status < 0 else status - 128)}"
+        else:
+            how = f"its agent ended with status {status}"
         return HostFailure(self._label, stage, f"{how}: {words}" if words else how)

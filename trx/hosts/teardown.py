@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -16,7 +16,7 @@ class Closed(Exception):
     """Raised in a thread that is still opening what another thread has closed."""
 
     def __init__(self) -> None:
-        super().__init__("the connection was closed")
+        super().__init__("the connection was given up")
 
 
 class Teardown:
@@ -51,8 +51,9 @@ class Teardown:
             with self._lock:
                 self.closed = True
                 pending, self._undo = self._undo, []
-            for undo in pending:
-                undo()
+            with ExitStack() as steps:  # goes on after an error; takes the last one first
+                for undo in reversed(pending):
+                    steps.callback(undo)
 
     def wait_for(self, function: Callable[[], T], timeout: float) -> T:
         """Calls `function`, which nothing can interrupt, in a thread of its own, and stops waiting when closed.
@@ -77,7 +78,7 @@ class Teardown:
         try:
             return future.result(max(timeout, 0.0))
         except FutureTimeout:
-            raise TimeoutError(f"no answer within {timeout:.1f} s") from None
+            raise TimeoutError(f"no answer within {timeout:g} s") from None
 
 
 def _fail(future: Future[T], error: BaseException) -> None:

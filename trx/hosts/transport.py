@@ -20,6 +20,39 @@ _PATIENCE = 2.0
 _LOGGER = "trx.paramiko"
 
 
+class Tunnel:
+    """A channel to the next hop, in the place of a socket.
+
+    paramiko closes its socket in its own thread, where an error would end in a traceback on the terminal; and closing a
+    channel of a connection that has just been lost is such an error.
+    """
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+
+    def settimeout(self, timeout: float | None) -> None:
+        self._channel.settimeout(timeout)
+
+    def recv(self, size: int) -> bytes:
+        data: bytes = self._channel.recv(size)
+        return data
+
+    def send(self, data: bytes) -> int:
+        sent: int = self._channel.send(data)
+        return sent
+
+    def close(self) -> None:
+        import paramiko
+
+        with suppress(OSError, EOFError, paramiko.SSHException):
+            self._channel.close()
+
+    @property
+    def _closed(self) -> bool:
+        """Read by paramiko, for which it belongs to a socket."""
+        return bool(self._channel.closed)
+
+
 class Transport(Protocol):
     """What is used of `paramiko.Transport`."""
 

@@ -11,6 +11,9 @@ import msgspec
 
 LONGEST_TEXT = 64 * 1024
 
+CALLING = "calling the function"
+"""The stage in which workers spend their life, and which a summary need not name."""
+
 
 class WorkerError(msgspec.Struct, frozen=True):
     """An exception in words.
@@ -30,7 +33,8 @@ class WorkerError(msgspec.Struct, frozen=True):
     @property
     def summary(self) -> str:
         first = self.message.strip().split("\n", 1)[0]
-        return f"{self.kind}: {first}"[:500] if first else self.kind
+        what = f"{self.kind}: {first}"[:500] if first else self.kind
+        return what if self.stage == CALLING else f"{what} (while {self.stage})"
 
 
 def frame(error: WorkerError) -> bytes:

@@ -190,6 +190,10 @@ class Lab:
         self._switch.clear_rules()
         for machine in self._machines():
             machine.heal()
+        if self._switch.is_disturbed:
+            for machine in self._machines():
+                machine.forget_neighbours()
+            self._switch.is_disturbed = False
 
     def reset(self) -> None:
         """Heals, ends what `popen` started and what else runs at the launcher, reboots each host that is not clean."""

@@ -20,7 +20,7 @@ Words = Sequence["str | os.PathLike[str]"]
 
 _WATCHED_DIRECTORIES = ("/dev/shm", "/tmp")
 _DELAY_QUEUE = 77
-# Losing ARP or neighbour discovery in one direction would soon end the other direction too.
+# Losing ARP or neighbour discovery in one direction would soon end the other direction too; losing some of it, all.
 _ALL_BUT_NEIGHBOURHOOD = ("ether type != { arp, ip6 }", "ether type ip6 ip6 nexthdr != icmpv6")
 
 
@@ -148,13 +148,14 @@ class Machine:
             direction: As seen by this machine. One direction alone spares ARP and neighbour discovery.
             peer: Only traffic with this machine; default: with all.
             extra: More nft match text, such as "tcp dport 22".
-            loss: Percentage to drop; default: everything.
+            loss: Percentage to drop, ARP and neighbour discovery excepted; default: everything.
         """
         port, other = port_name(self.index), "" if peer is None else port_name(peer.index)
         toward = f'oifname "{other}" ' if other else ""
         back = f'iifname "{other}" ' if other else ""
         verdict = "drop" if loss is None else f"numgen random mod 10000 < {int(loss * 100)} drop"
-        matches = [extra] if extra or direction == "both" else list(_ALL_BUT_NEIGHBOURHOOD)
+        everything = direction == "both" and loss is None
+        matches = [extra] if extra or everything else list(_ALL_BUT_NEIGHBOURHOOD)
         rules = []
         for match in matches:
             if direction in ("out", "both"):
@@ -186,6 +187,10 @@ class Machine:
         self.delay(0)
         if not self._link_is_up:
             self.link_up()
+
+    def forget_neighbours(self) -> None:
+        """Makes the machine ask at once for addresses that it could not learn, and not only a second later."""
+        run(["nsenter", "-t", str(self._required_pid()), "-n", "ip", "neigh", "flush", "all"])
 
     def _set_delay_rules(self, action: str) -> None:
         # iptables, because nft's own queue statement is a kernel module that may be missing

@@ -27,6 +27,9 @@ class Switch:
     Args:
         log: Where its helper process writes errors.
         freezers: Path prefix of the control groups that must not stay frozen when the lab's process dies.
+
+    Attributes:
+        is_disturbed: Frames may have been lost since the owner last set this to False.
     """
 
     def __init__(self, log: Path, freezers: str) -> None:
@@ -34,6 +37,7 @@ class Switch:
             ["unshare", "--net", "/bin/sh", str(HARNESS / "switch.sh")], log, env={"FREEZERS": freezers}
         )
         self._rules: list[str] = []
+        self.is_disturbed = False
 
     def start(self) -> None:
         """Waits for the namespace and makes the bridge."""
@@ -51,10 +55,12 @@ class Switch:
 
     def unplug(self, index: int) -> None:
         """Removes a cable, which may have gone with the machine already."""
+        self.is_disturbed = True
         self._run(["ip", "link", "del", port_name(index)], check=False)
 
     def set_carrier(self, index: int, up: bool) -> None:
         """Switches a port on or off; the machine sees its carrier come or go."""
+        self.is_disturbed = True
         self.ip([f"link set {port_name(index)} {'up' if up else 'down'}"])
 
     def await_forwarding(self, indices: Iterable[int]) -> None:
@@ -68,6 +74,7 @@ class Switch:
 
     def add_rules(self, rules: Iterable[str]) -> None:
         """Appends nft rules to the filter of forwarded frames."""
+        self.is_disturbed = True
         self._rules += rules
         self._load_rules()
 

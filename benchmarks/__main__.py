@@ -1,0 +1,50 @@
+"""`python -m benchmarks [--quick] [--publish] [rows…]`: measures, prints the table, and ends with 0 whatever it says."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from benchmarks import report
+from benchmarks.bench import Bench
+from benchmarks.measuring import Measured, measure
+from benchmarks.rows import all_rows
+from benchmarks.shape import Row
+
+
+def main() -> None:
+    """Measures the rows that were named, or all."""
+    options = _options()
+    with tempfile.TemporaryDirectory(prefix="trx-bench-", dir="/var/tmp") as scratch:
+        bench = Bench(options.quick, Path(scratch))
+        measured = [_measure(row, bench) for row in _chosen(options.rows)]
+    whole = not options.rows and not options.quick
+    folder = report.PUBLISHED if whole or options.publish else report.PRIVATE
+    report.write(measured, folder)
+    print(f"\n{report.table(measured)}\n\nwritten to {folder}")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("rows", nargs="*", help="names of rows; default: all")
+    parser.add_argument("--quick", action="store_true", help="only a look: few rounds")
+    parser.add_argument("--publish", action="store_true", help="write to docs/ even though not all was measured")
+    options = parser.parse_args()
+    known = [row.name for row in all_rows()]
+    if unknown := [name for name in options.rows if name not in known]:
+        parser.error(f"there is no row {', '.join(unknown)}; there are {', '.join(known)}")
+    return options
+
+
+def _chosen(names: list[str]) -> list[Row]:
+    return [row for row in all_rows() if not names or row.name in names]
+
+
+def _measure(row: Row, bench: Bench) -> Measured:
+    print(f"{row.name}: {row.title}", flush=True)
+    return measure(row, bench)
+
+
+if __name__ == "__main__":
+    main()

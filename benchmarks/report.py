@@ -1,0 +1,127 @@
+"""What is made of the numbers: JSON, a table, a picture."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from benchmarks import peers
+from benchmarks.measuring import Measured, Series
+from benchmarks.shape import Aim
+
+PUBLISHED = Path(__file__).resolve().parents[1] / "docs"
+PRIVATE = peers.HOME / "results"
+
+_BEGIN, _END = "<!-- written by make bench: begin -->", "<!-- written by make bench: end -->"
+
+
+def write(measured: Sequence[Measured], folder: Path) -> None:
+    """Writes `performance.json`, `performance.svg`, and the table into `performance.md`, whose other text stays."""
+    from benchmarks.picture import draw
+
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = machine()
+    result = {"machine": facts, "rows": [_as_json(each) for each in measured]}
+    (folder / "performance.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    drawn = draw(measured, folder / "performance.svg")
+    _write_table(folder / "performance.md", f"{_sentence(facts)}\n\n{table(measured)}", drawn)
+
+
+def machine() -> dict[str, str]:
+    """What the numbers depend on."""
+    found = {
+        "date": date.today().isoformat(),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": importlib.metadata.version("torch"),
+        "trx": importlib.metadata.version("trx-launch"),
+    }
+    return found | {name: peers.version(name) for name in peers.PEERS if (peers.HOME / name / "ready").exists()}
+
+
+def table(measured: Sequence[Measured]) -> str:
+    """In Markdown: a line for each row."""
+    lines = ["| work | trx | beside it | aim | reached |", "|---|---|---|---|---|"]
+    return "\n".join([*lines, *(_line(each) for each in measured)])
+
+
+def _line(measured: Measured) -> str:
+    row = measured.row
+    ours = [_words(name, series) for name, series in measured.series.items() if name.startswith("trx")]
+    others = [_words(name, series) for name, series in measured.series.items() if not name.startswith("trx")]
+    others += [f"{name}: missing ({reason})" for name, reason in measured.missing.items()]
+    others += [f"{name}: failed {times} × ({reason})" for name, (times, reason) in measured.failures.items()]
+    aims = [aim.text for aim in row.aims]
+    title = row.title + (f" ({row.note})" if row.note else "")
+    cells = [title, _stack(ours), _stack(others), _stack(aims), _stack([_verdict(aim, measured) for aim in row.aims])]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _stack(parts: Sequence[str]) -> str:
+    return "<br>".join(parts)
+
+
+def _words(name: str, series: Series) -> str:
+    low, high = series.spread
+    return f"{name} **{number(series.median)}** {series.unit} ({number(low)}–{number(high)})"
+
+
+def _verdict(aim: Aim, measured: Measured) -> str:
+    found = _reached(aim, measured)
+    if found is None:
+        return "not measured"
+    return f"{'yes' if aim.met(found) else '**no**'}: {number(found)} {aim.unit}"
+
+
+def _reached(aim: Aim, measured: Measured) -> float | None:
+    try:
+        return aim.measured(measured.medians)
+    except (KeyError, ZeroDivisionError):
+        return None
+
+
+def number(value: float) -> str:
+    """Three digits, or whole numbers where they have more."""
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def _as_json(measured: Measured) -> dict[str, Any]:
+    row = measured.row
+    return {
+        "name": row.name,
+        "title": row.title,
+        "note": row.note,
+        "series": {
+            name: {"unit": series.unit, "median": series.median, "spread": series.spread, "values": series.values}
+            for name, series in measured.series.items()
+        },
+        "aims": [_aim_as_json(aim, measured) for aim in row.aims],
+        "missing": measured.missing,
+        "failures": measured.failures,
+        "load": measured.load,
+    }
+
+
+def _aim_as_json(aim: Aim, measured: Measured) -> dict[str, Any]:
+    found = _reached(aim, measured)
+    return {"text": aim.text, "number": found, "unit": aim.unit, "met": None if found is None else aim.met(found)}
+
+
+def _sentence(facts: dict[str, str]) -> str:
+    versions = ", ".join(f"{name} {facts[name]}" for name in ("python", "torch", "trx", *peers.PEERS) if name in facts)
+    return f"Measured on {facts['date']}, {facts['cores']} cores, {facts['system']}: {versions}."
+
+
+def _write_table(path: Path, text: str, picture: bool) -> None:
+    old = path.read_text() if path.exists() else f"# Performance\n\n{_BEGIN}\n{_END}\n"
+    image = "\n\n![the same as a picture](performance.svg)" if picture else ""
+    new = f"{_BEGIN}\n{text}{image}\n{_END}"
+    path.write_text(re.sub(f"{re.escape(_BEGIN)}.*{re.escape(_END)}", lambda _: new, old, flags=re.DOTALL))
