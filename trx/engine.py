@@ -235,18 +235,18 @@ class Engine:
         """Passes on what a worker or an agent produced; credit is given when it was dealt with."""
         if stream.kind is Kind.OUTCOME:
             if self._intake and stream.run == self._runs:
-                self._take_outcome(self._intake, agent, stream, body)
+                self._take_outcome(self._intake, agent, stream, offset, body)
                 self._give_credit(agent, stream, offset + len(body))
             return
         source = self._source(agent, stream.local_rank)
         self._outputs.feed(source, stream.kind, body, (agent, stream, offset + len(body)))
 
-    def _take_outcome(self, intake: Intake, agent: int, stream: Stream, body: bytes) -> None:
+    def _take_outcome(self, intake: Intake, agent: int, stream: Stream, offset: int, body: bytes) -> None:
         try:
-            if intake.take_outcome(agent, stream.local_rank, body):
+            if intake.take_outcome(agent, stream.local_rank, offset, body):
                 self._feed_job(Arrived(agent, stream.local_rank))
-        except (KeyError, ValueError) as error:
-            reason = f"it sent an outcome of local rank {stream.local_rank} that is none: {error}"
+        except KeyError:
+            reason = f"it sent an outcome of local rank {stream.local_rank} that it had not announced"
             self._lose(agent, HostFailure(self._hosts[agent].label, "handing over outcomes", reason))
 
     def _check_leases(self) -> None:
@@ -261,6 +261,7 @@ class Engine:
     def _lose(self, agent: int, failure: HostFailure) -> None:
         if agent not in self._ended:
             self._ended[agent] = failure
+            self._hub.drop(agent)
             self._feed_job(Lost(agent, failure))
 
     # ---- the present run --------------------------------------------------------------------------------------------

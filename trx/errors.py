@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
-from types import GetSetDescriptorType, MemberDescriptorType
+from types import GetSetDescriptorType, MappingProxyType, MemberDescriptorType
 from typing import Any
 
 
@@ -108,13 +109,16 @@ class WorkerFailedError(LaunchError):
 
     Attributes:
         failures: Of every rank that failed, the first one first.
+        values: What other ranks had returned by then and could be loaded, by rank.
     """
 
     failures: tuple[WorkerFailure, ...] = ()
+    values: Mapping[int, Any] = MappingProxyType({})
 
-    def __init__(self, failures: tuple[WorkerFailure, ...]) -> None:
+    def __init__(self, failures: tuple[WorkerFailure, ...], values: Mapping[int, Any] = values) -> None:
         super().__init__(failures[0].summary)
         self.failures = failures
+        self.values = values
         self.add_note(_note(failures, failures[0].summary))
 
     @property
@@ -146,26 +150,33 @@ class WorkerFailedError(LaunchError):
         return self.failures[0].traceback
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return worker_failed, (self.failures, self.__dict__.get("_original"))
+        return worker_failed, (self.failures, self.__dict__.get("_original"), dict(self.values))
 
 
-def worker_failed(failures: tuple[WorkerFailure, ...], original: Exception | None) -> WorkerFailedError:
+def worker_failed(
+    failures: tuple[WorkerFailure, ...],
+    original: Exception | None,
+    values: Mapping[int, Any] = WorkerFailedError.values,
+) -> WorkerFailedError:
     """Makes the error of a failed run.
 
     Args:
         failures: The first one is raised.
         original: The exception that the first worker raised, where it arrived.
+        values: What other ranks returned.
 
     Returns:
         An object that is both a `WorkerFailedError` and of the original's class; where the class cannot be combined, a
         plain `WorkerFailedError` with the original as its cause.
     """
     if original is None:
-        return WorkerFailedError(failures)
+        return WorkerFailedError(failures, values)
     try:
-        return _combine(failures, original)
+        error = _combine(failures, original)
+        error.__dict__["values"] = values
+        return error
     except Exception:
-        error = WorkerFailedError(failures)
+        error = WorkerFailedError(failures, values)
         error.__cause__ = original
         error.__dict__["_original"] = original
         return error

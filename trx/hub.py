@@ -31,6 +31,7 @@ _HANDSHAKE = 5000  # milliseconds
 class _Peer:
     link: Link
     address: bytes | None = None  # ZeroMQ's name of the agent's present connection
+    dropped: bool = False
 
 
 class HubError(Exception):
@@ -123,13 +124,17 @@ class Hub:
         """To be called at least each half a second: signs of life, and repetitions."""
         now = time.monotonic()
         for peer in self._peers:
-            if peer.address is not None:
+            if peer.address is not None and not peer.dropped:
                 peer.link.tick(now, self._beat)
 
     def silence(self, agent: int) -> float | None:
         """Seconds since the agent was last heard; None where it never was."""
         peer = self._peers[agent]
         return None if peer.address is None else time.monotonic() - peer.link.last_heard
+
+    def drop(self, agent: int) -> None:
+        """Sends nothing more to an agent that counts as lost: it shall notice."""
+        self._peers[agent].dropped = True
 
     def close(self, linger: float) -> None:
         """Sends what is still to be sent, for `linger` seconds at the most."""
@@ -158,11 +163,11 @@ class Hub:
         return _Peer(Link(lambda packet: self._transmit(agent, packet), time.monotonic()))
 
     def _transmit(self, agent: int, packet: Packet) -> None:
-        address = self._peers[agent].address
-        if address is None:
+        peer = self._peers[agent]
+        if peer.address is None or peer.dropped:
             return  # the link sends it again
         with contextlib.suppress(zmq.Again, zmq.ZMQError):
-            frames = [address, packet.header, packet.body]
+            frames = [peer.address, packet.header, packet.body]
             self._socket.send_multipart(frames, zmq.NOBLOCK, copy=len(packet.body) < 65536)
 
     def _authenticate(self) -> None:

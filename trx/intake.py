@@ -21,10 +21,12 @@ class Outcomes:
     Attributes:
         values: Of workers that returned, still to be loaded.
         errors: Of workers that raised, as in `protocol.outcome`.
+        refused: Why an outcome could not be taken.
     """
 
     values: Mapping[int, Assembler]
     errors: Mapping[int, bytes]
+    refused: Mapping[int, str]
 
 
 class _Bytes:
@@ -42,12 +44,28 @@ class _Bytes:
         self.data += data
 
 
+class _Refused:
+    """An outcome that cannot be kept: its bytes are let pass, so that the run can end in good order."""
+
+    def __init__(self, total: int, received: int, reason: str) -> None:
+        self._left = total - received
+        self.reason = reason
+
+    @property
+    def complete(self) -> bool:
+        return self._left <= 0
+
+    def feed(self, data: bytes) -> None:
+        self._left -= len(data)
+
+
 class Intake:
     """Of one run."""
 
     def __init__(self) -> None:
         self._workers: dict[Key, Worker] = {}
-        self._arriving: dict[Key, Assembler | _Bytes] = {}
+        self._arriving: dict[Key, Assembler | _Bytes | _Refused] = {}
+        self._sizes: dict[Key, int] = {}
 
     def name(self, agent: int, worker: Worker) -> None:
         self._workers[agent, worker.local_rank] = worker
@@ -64,16 +82,27 @@ class Intake:
         if ended.size:
             kind = Assembler if isinstance(ended.ending, Returned) else _Bytes
             self._arriving[agent, ended.local_rank] = kind(ended.size)
+            self._sizes[agent, ended.local_rank] = ended.size
 
-    def take_outcome(self, agent: int, local_rank: int, data: bytes) -> bool:
-        """Adds the next bytes, and returns whether the outcome is whole now."""
-        arriving = self._arriving[agent, local_rank]
-        arriving.feed(data)
-        return arriving.complete
+    def take_outcome(self, agent: int, local_rank: int, offset: int, data: bytes) -> bool:
+        """Adds the next bytes, and returns whether the outcome is whole now.
+
+        Raises:
+            KeyError: Where none was announced.
+        """
+        key = (agent, local_rank)
+        try:
+            self._arriving[key].feed(data)
+        except (ValueError, MemoryError) as error:
+            size = self._sizes[key]
+            reason = "there is no room for it here" if isinstance(error, MemoryError) else str(error)
+            self._arriving[key] = _Refused(size, offset + len(data), f"its {size} bytes cannot be taken: {reason}")
+        return self._arriving[key].complete
 
     def outcomes(self) -> Outcomes:
         whole = {self._workers[key].rank: each for key, each in self._arriving.items() if each.complete}
         return Outcomes(
             {rank: each for rank, each in whole.items() if isinstance(each, Assembler)},
             {rank: bytes(each.data) for rank, each in whole.items() if isinstance(each, _Bytes)},
+            {rank: each.reason for rank, each in whole.items() if isinstance(each, _Refused)},
         )

@@ -142,6 +142,12 @@ def launch(
     *,
     hostnames: Sequence[str] | Literal["auto"] = "auto",
     workers_per_host: int | Sequence[int | str] | Literal["auto", "gpu", "cpu"] = "auto",
+    ssh_config_file: str | os.PathLike[str] | None = None,
+    backend: str | None = "auto",
+    timeout: float = 600,
+    default_env_vars: Sequence[str] = DEFAULT_ENV_VARS,
+    extra_env_vars: Sequence[str] | Mapping[str, str] = (),
+    env_file: str | os.PathLike[str] | None = None,
     **settings: Any,
 ) -> LaunchResult[R]:
     """Calls a function on every worker of every host, and returns what each returned.
@@ -150,8 +156,14 @@ def launch(
         func: What to call. Functions of scripts and notebooks, closures and lambdas will do.
         func_args: Its arguments.
         func_kwargs: Its keyword arguments.
-        hostnames: See `Launcher`.
+        hostnames: As all that follow: see `Launcher`.
         workers_per_host: See `Launcher`.
+        ssh_config_file: See `Launcher`.
+        backend: See `Launcher`.
+        timeout: See `Launcher`.
+        default_env_vars: See `Launcher`.
+        extra_env_vars: See `Launcher`.
+        env_file: See `Launcher`.
         settings: All others of `Launcher`.
 
     Raises:
@@ -159,5 +171,15 @@ def launch(
         AgentFailedError: Where hosts cannot be used, or were lost.
         TypeError, ValueError, FileNotFoundError: Where an argument is no good; nothing was started.
     """
-    launcher = Launcher(hostnames, workers_per_host, **settings)
+    launcher = Launcher(
+        hostnames,
+        workers_per_host,
+        ssh_config_file=ssh_config_file,
+        backend=backend,
+        timeout=timeout,
+        default_env_vars=default_env_vars,
+        extra_env_vars=extra_env_vars,
+        env_file=env_file,
+        **settings,
+    )
     return launcher.run(func, *func_args, **(func_kwargs or {}))

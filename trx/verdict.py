@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from traceback import format_exception
 from typing import Any
 
 from trx.engine import RunReport
@@ -13,7 +14,7 @@ from trx.output import Source
 from trx.plan import Worker
 from trx.results import LaunchResult
 from trx_agent.protocol import outcome, payload
-from trx_agent.protocol.messages import Exited, Killed
+from trx_agent.protocol.messages import Exited, Killed, Returned
 
 _logger = logging.getLogger("trx")
 
@@ -35,21 +36,39 @@ def judge(report: RunReport, log_path: LogPath) -> LaunchResult[Any]:
     if job.interrupted:
         raise KeyboardInterrupt
     if job.state is State.DONE:
-        ends = sorted(job.worker_ends, key=lambda end: end.worker.rank)
-        values = tuple(_load(report, end, log_path) for end in ends)
-        return LaunchResult(values, tuple(end.worker.host.hostname for end in ends))
+        return _result(report, log_path)
     if isinstance(job.blame, WorkerEnd):
         raise _worker_error(report, job.failures(), log_path)
     raise _agent_error(job.blame, job.host_failures)
 
 
-def _load(report: RunReport, end: WorkerEnd, log_path: LogPath) -> Any:
-    try:
-        return report.outcomes.values[end.worker.rank].result()
-    except Exception as error:
-        reason = f"returned a value that cannot be loaded here: {type(error).__name__}: {error}"
-        summary = f"rank {end.worker.rank} (local rank {end.worker.local_rank} on {end.worker.host.label}) {reason}"
-        raise WorkerFailedError((_failure(end, summary, "", log_path),)) from error
+def _result(report: RunReport, log_path: LogPath) -> LaunchResult[Any]:
+    ends = sorted(report.job.worker_ends, key=lambda end: end.worker.rank)
+    values, failures = _load(report, ends, log_path)
+    if failures:
+        raise WorkerFailedError(tuple(failures), values)
+    return LaunchResult(tuple(values.values()), tuple(end.worker.host.hostname for end in ends))
+
+
+def _load(
+    report: RunReport, ends: Sequence[WorkerEnd], log_path: LogPath
+) -> tuple[dict[int, Any], list[WorkerFailure]]:
+    """The values that have arrived and can be loaded here, by rank; and of the others, why not."""
+    values, failures = {}, []
+    for end in ends:
+        worker, ended = end.worker, end.ended
+        reason = report.outcomes.refused.get(worker.rank)
+        traceback = ""
+        if arrived := report.outcomes.values.get(worker.rank):
+            try:
+                values[worker.rank] = arrived.result()
+            except Exception as error:
+                reason = f"it cannot be loaded here: {type(error).__name__}: {error}"
+                traceback = "".join(format_exception(error))
+        if reason:
+            where = f"rank {worker.rank} (local rank {worker.local_rank} on {worker.host.label}, pid {ended.pid})"
+            failures.append(_failure(end, f"{where} returned a value, but {reason}", traceback, log_path))
+    return values, failures
 
 
 def _worker_error(report: RunReport, ends: Sequence[WorkerEnd], log_path: LogPath) -> WorkerFailedError:
@@ -58,7 +77,9 @@ def _worker_error(report: RunReport, ends: Sequence[WorkerEnd], log_path: LogPat
         words = report.outcomes.errors.get(end.worker.rank)
         traceback = outcome.unframe(words)[0].traceback if words else ""
         failures.append(_failure(end, describe(end), traceback, log_path))
-    return worker_failed(tuple(failures), _original(report, ends[0].worker))
+    returned = [end for end in report.job.worker_ends if isinstance(end.ended.ending, Returned)]
+    values, _ = _load(report, returned, log_path)
+    return worker_failed(tuple(failures), _original(report, ends[0].worker), values)
 
 
 def _original(report: RunReport, worker: Worker) -> Exception | None:
@@ -71,7 +92,7 @@ def _original(report: RunReport, worker: Worker) -> Exception | None:
         return None
     try:
         original = payload.read(words[start:])
-    except Exception:
+    except BaseException:  # its own methods may raise anything at all
         return None
     return original if isinstance(original, Exception) else None
 

@@ -52,17 +52,28 @@ _FIRST_CONTACT = 60.0
 _FAREWELL = 2.0
 
 
-def run_agent(bootstrap: Bootstrap, endpoint: str, environment: Mapping[str, str], directory: Path) -> int:
-    """The agent's life, from the bootstrap to `Bye` or the end of the launcher. Returns its exit code."""
-    agent = Agent(bootstrap, endpoint, environment, directory)
-    return agent.live()
+def run_agent(bootstrap: Bootstrap, endpoint: str, environment: Mapping[str, str], directory: Path, pulse: int) -> int:
+    """The agent's life, from the bootstrap to `Bye` or the end of the launcher. Returns its exit code.
+
+    Args:
+        bootstrap: From the launcher.
+        endpoint: Where to connect to.
+        environment: Of the workers.
+        directory: For all files of this launch.
+        pulse: Descriptor that is written to as long as the agent's loop goes round, for the guardian.
+    """
+    return Agent(bootstrap, endpoint, environment, directory, pulse).live()
 
 
 class Agent:
     """See the module."""
 
-    def __init__(self, bootstrap: Bootstrap, endpoint: str, environment: Mapping[str, str], directory: Path) -> None:
+    def __init__(
+        self, bootstrap: Bootstrap, endpoint: str, environment: Mapping[str, str], directory: Path, pulse: int
+    ) -> None:
         self._bootstrap = bootstrap
+        self._pulse = pulse
+        self._next_pulse = 0.0
         self._directory = directory
         self._log = directory / "agent.log"
         self._log.touch(0o600)
@@ -92,17 +103,24 @@ class Agent:
         self._set_up()
         try:
             while not self._has_left():
-                for descriptor in self._uplink.poll(self._patience()):
-                    if handler := self._watched.get(descriptor):
-                        handler()
-                for message, body in self._uplink.receive():
-                    self._obey(message, body)
-                self._advance(time.monotonic())
+                self._go_round()
+        except OSError as error:  # no room, no descriptors, ...
+            self._send(Broken("running", f"{error.strerror}: {error.filename or self._directory}"))
+            self._uplink.flush(_FAREWELL)
+            raise
         finally:
             if self._forkserver:
                 self._forkserver.close()
             self._uplink.close()
         return 0
+
+    def _go_round(self) -> None:
+        for descriptor in self._uplink.poll(self._patience()):
+            if handler := self._watched.get(descriptor):
+                handler()
+        for message, body in self._uplink.receive():
+            self._obey(message, body)
+        self._advance(time.monotonic())
 
     def _set_up(self) -> None:
         reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -136,6 +154,9 @@ class Agent:
 
     def _advance(self, now: float) -> None:
         self._uplink.tick()
+        if now >= self._next_pulse:
+            self._next_pulse = now + self._bootstrap.beat
+            os.write(self._pulse, b".")
         if self._files_quiet and now >= self._files_from:
             self._files_quiet = False
             self._watch(self._inotify.fileno(), self._files_changed)
@@ -278,6 +299,10 @@ class Agent:
     def _launcher_lost(self) -> None:
         """Nobody listens any more: end the workers as gently as they were promised, and go."""
         self._orphaned = True
+        reason = "its connection to the launcher ended"
+        if not self._terminated:
+            reason = f"it heard nothing from the launcher for {self._uplink.silence:.0f} s, and ended its workers"
+        self._send(Broken("running", reason))  # where only one direction is cut, it arrives
         self._leave(self._bootstrap.grace)
 
     def _has_left(self) -> bool:

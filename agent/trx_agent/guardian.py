@@ -30,18 +30,25 @@ def guard(stdin: FileIO, bootstrap: Bootstrap, endpoint: str, environment: Mappi
         os.setsid()  # signals of the launcher's terminal are for the launcher
     inherit_orphans()
     guardian = os.getpid()
+    listening, pulse = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     agent = os.fork()
     if agent == 0:
         die_with_parent(guardian)
-        _become_agent(stdin, bootstrap, endpoint, environment, directory)
-    # A killed agent's descendants must not hold the launcher's connection open, nor may the guardian.
-    code = _watch(stdin, agent, bootstrap.grace)
+        os.close(listening)
+        _become_agent(stdin, bootstrap, endpoint, environment, directory, pulse)
+    os.close(pulse)
+    code = _watch(stdin, agent, listening, bootstrap)
     _clear(directory)
     os._exit(code if code >= 0 else 128 - code)
 
 
 def _become_agent(
-    stdin: FileIO, bootstrap: Bootstrap, endpoint: str, environment: Mapping[str, str], directory: Path
+    stdin: FileIO,
+    bootstrap: Bootstrap,
+    endpoint: str,
+    environment: Mapping[str, str],
+    directory: Path,
+    pulse: int,
 ) -> None:
     code = 1
     try:
@@ -50,7 +57,7 @@ def _become_agent(
         os.dup2(null, 0)
         from trx_agent.agent import run_agent
 
-        code = run_agent(bootstrap, endpoint, environment, directory)
+        code = run_agent(bootstrap, endpoint, environment, directory, pulse)
     except BaseException:
         import traceback
 
@@ -59,25 +66,35 @@ def _become_agent(
         os._exit(code)
 
 
-def _watch(stdin: FileIO, agent: int, grace: float) -> int:
-    """Returns the agent's exit code, once it has ended."""
+def _watch(stdin: FileIO, agent: int, pulse: int, bootstrap: Bootstrap) -> int:
+    """Returns the agent's exit code, once it has ended.
+
+    It is killed where it is stopped or stuck, which the missing of its pulse tells, and where the launcher is gone and
+    it has had the time to end its workers gracefully.
+    """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os.kill(agent, signal.SIGTERM))
     pidfd = os.pidfd_open(agent)
-    watched = [pidfd, stdin.fileno()]
-    deadline: float | None = None
+    watched = [pidfd, stdin.fileno(), pulse]
+    leaving = float("inf")
+    alive_until = time.monotonic() + bootstrap.lease
     while True:
-        patience = None if deadline is None else max(0.0, deadline - time.monotonic())
-        ready, _, _ = select.select(watched, [], [], patience)
+        patience = min(leaving, alive_until) - time.monotonic()
+        ready, _, _ = select.select(watched, [], [], max(0.0, patience) if patience < float("inf") else None)
         if pidfd in ready:
             return reap().get(agent, 1)
+        if pulse in ready:
+            os.read(pulse, 4096)
+            alive_until = time.monotonic() + bootstrap.lease
+        if stdin.fileno() in ready and not os.read(stdin.fileno(), 65536):
+            watched.remove(stdin.fileno())
+            leaving = time.monotonic() + bootstrap.grace + SLACK
+            os.kill(agent, signal.SIGTERM)
         if not ready:
             os.kill(agent, signal.SIGKILL)
-        elif not os.read(stdin.fileno(), 65536):
-            watched.remove(stdin.fileno())
-            deadline = time.monotonic() + grace + SLACK
-            os.kill(agent, signal.SIGTERM)
+            watched = [pidfd]
+            leaving = alive_until = float("inf")
 
 
 def _clear(directory: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -33,6 +34,12 @@ def die_with_parent(parent: int) -> None:
 def inherit_orphans() -> None:
     """Makes this process the new parent of every orphan among its descendants, daemons included."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def punch_hole(descriptor: int, start: int, end: int) -> None:
+    """Gives the room of a file's range back to the file system; where that has no holes, nothing happens."""
+    if end > start:
+        _libc.fallocate(descriptor, _PUNCH_HOLE | _KEEP_SIZE, ctypes.c_int64(start), ctypes.c_int64(end - start))
 
 
 def reap() -> dict[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from trx_agent import orders, tree
+from trx_agent.oom import OomCounter
 from trx_agent.orders import ORDER, PAYLOAD, RAISED, RETURNED
 from trx_agent.protocol import outcome
 from trx_agent.protocol.link import Body
@@ -70,6 +72,7 @@ class Run:
         self._felling: tree.Felling | None = None
         self.gone = False
         self._next_step = float("inf")
+        self._oom = OomCounter()
         self._outflows: dict[Stream, Outflow] = {}
         self._payload = open(directory / PAYLOAD, "wb")  # noqa: SIM115  # filled while it arrives
         for local_rank in range(len(order.ranks)):
@@ -179,7 +182,8 @@ class Run:
         self._look_for_outcome(report.local_rank)
         if report.local_rank not in self._reported:
             code = report.code
-            self._ended(report.local_rank, Exited(code) if code >= 0 else Killed(-code, oom=False), 0)
+            oom = code == -signal.SIGKILL and self._oom.has_risen()
+            self._ended(report.local_rank, Exited(code) if code >= 0 else Killed(-code, oom), 0)
         if len(self._codes) == len(self._pids):  # what the workers left running goes with them
             self.stop(now, self._grace)
         else:

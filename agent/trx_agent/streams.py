@@ -9,7 +9,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from trx_agent.linux import punch_hole
 from trx_agent.protocol.messages import CHUNK, WINDOWS, Stream
+
+_HOLE = 8 << 20
+_KEPT = 1 << 20
+"""Bytes that stay on the host although they were sent: the end of a log is shown in error messages."""
 
 
 class Outflow:
@@ -21,9 +26,15 @@ class Outflow:
         self._path = path
         self._credit = WINDOWS[stream.kind]
         self._descriptor = -1
+        self._punched = 0
 
     def grant(self, upto: int) -> None:
+        """The launcher has room up to here; what it has dealt with need not be kept on this host any longer."""
         self._credit = max(self._credit, upto)
+        dealt_with = self._credit - WINDOWS[self.stream.kind] - _KEPT
+        if dealt_with - self._punched >= _HOLE and self._open():
+            punch_hole(self._descriptor, self._punched, dealt_with)
+            self._punched = dealt_with
 
     def next_range(self) -> bytes:
         """What may be sent next, and counts as sent; b"" where there is nothing, or no credit."""
@@ -49,7 +60,7 @@ class Outflow:
     def _open(self) -> bool:
         if self._descriptor < 0:
             try:
-                self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+                self._descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
             except FileNotFoundError:
                 return False
         return True

@@ -79,6 +79,15 @@ class Uplink:
     def settled(self) -> bool:
         return self._link.settled
 
+    def flush(self, patience: float) -> None:
+        """Waits until everything is acknowledged, for `patience` seconds at the most."""
+        deadline = time.monotonic() + patience
+        while not self.settled and (left := deadline - time.monotonic()) > 0:
+            self.poll(min(left, 0.1))
+            for _ in self.receive():
+                pass
+            self.tick()
+
     def close(self) -> None:
         self._context.destroy(linger=0)
 

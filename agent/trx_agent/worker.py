@@ -169,7 +169,7 @@ def _write_exception(file: Any, error: Exception) -> None:
     try:
         pickled = payload.dumps(error)
         payload.loads(pickled.pickle, pickled.buffers)
-    except Exception:
+    except BaseException:  # its own methods may raise anything at all
         return
     payload.write(file, pickled)
 

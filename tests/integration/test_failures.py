@@ -21,7 +21,7 @@ import pytest
 
 import trx
 
-from .helpers import Script, alive, on_rank, rank, signal_file, travels_by_value
+from .helpers import Script, alive, lineage, on_rank, rank, signal_file, travels_by_value, with_cookie
 
 travels_by_value(__name__)
 
@@ -72,9 +72,9 @@ def fails(launcher: trx.Launcher, func: Callable[[], Any]) -> trx.WorkerFailedEr
 
 def test_exception_is_caught_by_its_own_class_and_by_trxs_and_says_who_it_was(workers: trx.Launcher) -> None:
     def work() -> None:
-        time.sleep(60) if rank() == 0 else None
-        signal_free = {"pid": os.getpid()}
-        raise ValueError("no such luck", signal_free)
+        if rank() == 0:
+            time.sleep(60)
+        raise ValueError("no such luck", {"pid": os.getpid()})
 
     with pytest.raises(ValueError, match="no such luck") as caught:
         workers.run(work)
@@ -99,34 +99,39 @@ def test_workers_run_again_after_one_has_failed(workers: trx.Launcher) -> None:
 
 
 @pytest.mark.parametrize(
-    "error",
+    "make",
     [
-        KeyError("key"),
-        FileNotFoundError(2, "No such file", "/a/file"),
-        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
-        json.JSONDecodeError("Expecting value", "{", 1),
-        subprocess.CalledProcessError(3, ["make"], b"out", b"err"),
-        StopIteration(7),
-        AssertionError(),
-        TimeoutError("late"),
-        SyntaxError("invalid syntax", ("file.py", 3, 5, "a b", 3, 6)),
-        TwoReasons("rain", 7),
-        OnlyByName(code=5),
+        lambda: KeyError("key"),
+        lambda: FileNotFoundError(2, "No such file", "/a/file"),
+        lambda: UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+        lambda: json.JSONDecodeError("Expecting value", "{", 1),
+        lambda: subprocess.CalledProcessError(3, ["make"], b"out", b"err"),
+        lambda: StopIteration(7),
+        lambda: AssertionError(),
+        lambda: TimeoutError("late"),
+        lambda: SyntaxError("invalid syntax", ("file.py", 3, 5, "a b", 3, 6)),
+        lambda: TwoReasons("rain", 7),
+        lambda: OnlyByName(code=5),
     ],
-    ids=lambda error: type(error).__name__,
+    ids=(
+        "KeyError FileNotFoundError UnicodeDecodeError JSONDecodeError CalledProcessError StopIteration "
+        "AssertionError TimeoutError SyntaxError TwoReasons OnlyByName"
+    ).split(),
 )
-def test_exception_of_any_class_keeps_class_text_and_attributes(workers: trx.Launcher, error: Exception) -> None:
+def test_exception_of_any_class_keeps_class_text_and_attributes(
+    workers: trx.Launcher, make: Callable[[], Exception]
+) -> None:
     def work() -> None:
-        raise error
+        raise make()
 
-    raised = fails(workers, on_rank(1, work))
+    raised, original = fails(workers, on_rank(1, work)), make()
 
-    assert isinstance(raised, type(error))
-    assert str(raised) == str(error)
-    assert raised.args == error.args
+    assert isinstance(raised, type(original))
+    assert str(raised) == str(original)
+    assert raised.args == original.args
     assert raised.rank == 1
     for name in ("filename", "errno", "reason", "pos", "returncode", "value", "lineno", "first", "second", "code"):
-        assert getattr(raised, name, None) == getattr(error, name, None)
+        assert getattr(raised, name, None) == getattr(original, name, None)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python has exception groups from 3.11 on")
@@ -320,7 +325,7 @@ def test_stopped_worker_has_its_grace_to_save_something(workers: trx.Launcher, t
             time.sleep(0.01)
         raise ValueError
 
-    with pytest.raises(ValueError, match=""):
+    with pytest.raises(ValueError, match="^$"):
         workers.run(work, tmp_path / "saved", tmp_path / "ready")
 
     assert (tmp_path / "saved").read_text() == "state"
@@ -526,8 +531,6 @@ def test_thread_that_does_not_end_does_not_keep_a_value_from_arriving(workers: t
 
 @pytest.mark.parametrize(("above", "who"), [(1, "runner"), (2, "forkserver"), (3, "agent"), (4, "guardian")])
 def test_death_of_a_process_above_the_workers_is_an_agent_failure_and_nothing_is_left(above: int, who: str) -> None:
-    from .helpers import lineage, with_cookie
-
     with trx.Launcher(["localhost"], 2, backend=None, grace_period=1) as launcher:
         lines = launcher.run(lambda: (os.environ["TRX_LAUNCH"], lineage()))
         cookie, line = lines.rank(0)

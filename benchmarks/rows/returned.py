@@ -1,0 +1,114 @@
+"""A state dict that a worker returns: on this machine, and from another host."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import zmq
+
+from benchmarks.bench import Bench, Sessions, at_launcher, lab
+from benchmarks.session import Popen, popen
+from benchmarks.shape import Aim, Contestant, Row, Sample, at_most, at_most_more, faster
+from tests.lab.harness import Lab
+
+_MEGABYTES, _QUICK_MEGABYTES = 512, 64
+
+
+def _megabytes(bench: Bench) -> int:
+    return _QUICK_MEGABYTES if bench.quick else _MEGABYTES
+
+
+def _ask(sessions: Sessions, name: str, argv: list[str], start: Popen = popen) -> Sample:
+    numbers = sessions.ask(argv, start)
+    peaks = {f"{name}: {key}": value for key, value in numbers.items() if key.endswith("peak")}
+    return {name: numbers["seconds"], **peaks}
+
+
+@contextmanager
+def _local(bench: Bench) -> Iterator[Sequence[Contestant]]:
+    work = {"work": "returned", "arguments": [_megabytes(bench)], "workers": 1}
+    with Sessions() as sessions:
+        ask = partial(_ask, sessions)
+        torchrunx = bench.argv("torchrunx_session", "torchrunx", **work)
+        yield [
+            Contestant("trx", partial(ask, "trx", bench.argv("trx_session", **work, peaks=True))),
+            Contestant("trx: a no-op", partial(ask, "trx: a no-op", bench.argv("trx_session", workers=1))),
+            Contestant("torchrunx", partial(ask, "torchrunx", torchrunx), "torchrunx", 2),
+        ]
+
+
+@contextmanager
+def _remote(bench: Bench) -> Iterator[Sequence[Contestant]]:
+    with lab(1) as hosts, Sessions() as sessions:
+        there = {"hostnames": hosts.names, "workers": 1, "ssh_config": str(hosts.ssh_config)}
+        work = {**there, "work": "returned", "arguments": [_megabytes(bench)]}
+        start = at_launcher(hosts)
+        ask = partial(_ask, sessions, start=start)
+        torchrunx = bench.argv("torchrunx_session", "torchrunx", **work)
+        curve = _curve(bench, hosts)
+        yield [
+            Contestant("trx", lambda: ask("trx", bench.argv("trx_session", **work))),
+            Contestant("trx: a no-op", lambda: ask("trx: a no-op", bench.argv("trx_session", **there))),
+            Contestant("CURVE alone", lambda: _send(bench, hosts, sessions, curve)),
+            Contestant("torchrunx", lambda: ask("torchrunx", torchrunx), "torchrunx", 2),
+        ]
+
+
+def _curve(bench: Bench, hosts: Lab) -> dict[str, Any]:
+    """Settings of sender and receiver, which know each other's keys."""
+    receiver, sender = zmq.curve_keypair(), zmq.curve_keypair()
+    return {
+        "megabytes": _megabytes(bench),
+        "endpoint": f"tcp://{hosts.launcher.ip}:{random.randrange(20000, 30000)}",
+        "receiver_public": receiver[0].decode(),
+        "receiver_secret": receiver[1].decode(),
+        "sender_public": sender[0].decode(),
+        "sender_secret": sender[1].decode(),
+    }
+
+
+def _send(bench: Bench, hosts: Lab, sessions: Sessions, settings: dict[str, Any]) -> Sample:
+    argv = bench.argv("curve_session", **settings, sends=True)
+    sender = hosts["node1"].popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    seconds = sessions.ask(bench.argv("curve_session", **settings), at_launcher(hosts))["seconds"]
+    sender.wait()
+    return {"CURVE alone": seconds}
+
+
+_RATE = Aim(
+    "trx ≥ 70 % of the rate of CURVE alone",
+    lambda medians: 100 * medians["CURVE alone"] / (medians["trx"] - medians["trx: a no-op"]),
+    "≥",
+    70,
+    "%",
+)
+
+ROWS = [
+    Row(
+        name="returned",
+        title=f"a state dict of {_MEGABYTES} MB returned by a local worker",
+        unit="s",
+        aims=[
+            at_most_more(0.7, "s", "trx: a no-op"),
+            faster(15, "torchrunx"),
+            at_most(1.2 * _MEGABYTES, "MB", "trx: launcher peak"),
+            at_most(100, "MB", "trx: agent peak"),
+        ],
+        contestants=_local,
+        units={"trx: launcher peak": "MB", "trx: agent peak": "MB"},
+        note="peaks of memory are what the return adds",
+    ),
+    Row(
+        name="returned_host",
+        title=f"a state dict of {_MEGABYTES} MB returned from a lab host",
+        unit="s",
+        aims=[_RATE],
+        contestants=_remote,
+        floor=frozenset({"CURVE alone"}),
+    ),
+]
