@@ -7,7 +7,6 @@ does between runs. Other threads talk to it by `_call`, and wait for futures.
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import sys
 import threading
@@ -23,6 +22,7 @@ from trx.errors import HostFailure
 from trx.hosts.channel import Channel
 from trx.hosts.steward import Steward
 from trx.hub import Hub, HubError
+from trx.import_paths import import_paths
 from trx.intake import Intake, Outcomes
 from trx.job import Announce, Arrived, Event, Finish, Interrupted, Job, Launch, Lost, Said, Send, Settings, Tick
 from trx.output import Outputs, Sink, Source
@@ -317,7 +317,7 @@ class Engine:
                 payload=flow.size,
                 backend=launch.backend,
                 timeout=self._settings.timeout,
-                import_paths=tuple(os.path.abspath(path) for path in sys.path),
+                import_paths=import_paths(sys.path),
                 log_level=self._settings.log_level,
                 rendezvous=launch.rendezvous,
                 first_gpu=each.first_gpu,

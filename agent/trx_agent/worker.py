@@ -109,7 +109,7 @@ class _RecordHandler(logging.Handler):
 
 
 def _load(path: Path, import_paths: tuple[str, ...]) -> Call:
-    sys.path.extend(path for path in import_paths if path not in sys.path)
+    sys.path[:0] = [path for path in import_paths if path not in sys.path]
     with open(path, "rb") as file:
         # Private pages: arguments are shared with the other workers until somebody writes to them.
         mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)

@@ -201,7 +201,7 @@ class Start(Message, frozen=True):
         payload: Bytes of the payload stream (function and arguments).
         backend: Of the process group; "" for none.
         timeout: Of the process group, seconds.
-        import_paths: The launcher's sys.path.
+        import_paths: Where to look for modules first, as the launcher does.
         log_level: Of the workers' root logger.
         rendezvous: The door that every host reached; the host whose door it is serves the store there.
         first_gpu: Which of the host's GPUs is that of local rank 0: not the first where a host is named twice.
