@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--quick] [--publish] [rows…]`: measures, prints the table, and ends with 0 whatever it says."""
+"""`python -m benchmarks [--quick] [--publish] [rows…]`: measures and prints a table; ends with 0 in any case."""
 
 from __future__ import annotations
 

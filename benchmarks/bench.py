@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks import peers
-from benchmarks.session import Popen, Session, once, popen
+from benchmarks.session import ROOT, Popen, Session, once, popen
 from tests.lab.harness import Lab
-
-PROGRAMS = Path(__file__).resolve().parent / "programs"
 
 
 @dataclass(frozen=True)
@@ -34,9 +32,9 @@ class Bench:
         """The interpreter of a peer, or trx's own."""
         return Path(sys.executable) if peer is None else peers.python(peer)
 
-    def argv(self, program: str, peer: str | None = None, **settings: Any) -> list[str]:
-        """The command line of a program of `programs/`."""
-        words = [str(self.python(peer)), str(PROGRAMS / f"{program}.py")]
+    def argv(self, program: str, peer: str | None = None, *, settings: Mapping[str, Any] | None = None) -> list[str]:
+        """The command line of a module of `programs/`; it is to be run in the root of the checkout."""
+        words = [str(self.python(peer)), "-m", f"benchmarks.programs.{program}"]
         return [*words, json.dumps(settings)] if settings else words
 
 
@@ -89,6 +87,6 @@ def at_launcher(lab: Lab) -> Popen:
     """Starts programs on the lab's launcher."""
 
     def start(argv: Sequence[str]) -> subprocess.Popen[str]:
-        return lab.launcher.popen(argv, stdin=subprocess.PIPE)
+        return lab.launcher.popen(argv, stdin=subprocess.PIPE, cwd=ROOT)
 
     return start

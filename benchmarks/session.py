@@ -10,13 +10,16 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 MARK = "\x1ebench "
 """Before each answer; all other lines are output of workers, shown by their launcher."""
 
-PATIENCE = 180.0
+ROOT = Path(__file__).resolve().parents[1]
+"""Of the checkout: where programs are started."""
+
+PATIENCE = 300.0
 _KEPT = 40
 
 Popen = Callable[[Sequence[str]], "subprocess.Popen[str]"]
@@ -26,7 +29,7 @@ class SessionFailed(RuntimeError):
     """The program ended, or did not answer."""
 
 
-def popen(argv: Sequence[str], env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+def popen(argv: Sequence[str]) -> subprocess.Popen[str]:
     """Starts a program on this machine, its standard streams in pipes."""
     return subprocess.Popen(
         argv,
@@ -34,7 +37,7 @@ def popen(argv: Sequence[str], env: Mapping[str, str] | None = None) -> subproce
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, **(env or {})},
+        cwd=ROOT,
         start_new_session=True,
     )
 

@@ -92,6 +92,15 @@ def check_seconds(name: str, value: object) -> None:
         raise ValueError(f"{name} must be more than 0 seconds, and finite, not {value}")
 
 
+def check_modules(setting: str, names: object) -> None:
+    """Raises TypeError or ValueError where these are not names of modules."""
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise TypeError(f"{setting} must be a list of modules, not {names!r}")
+    for name in names:
+        if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+            raise ValueError(f"{setting}: {name!r} cannot be the name of a module")
+
+
 def check_file(name: str, path: object) -> Path | None:
     """Raises FileNotFoundError where a file that was named is not there."""
     if path is None:

@@ -30,12 +30,24 @@ from trx.payload_flow import PayloadFlow
 from trx.plan import Host
 from trx_agent.protocol import messages
 from trx_agent.protocol.bootstrap import Bootstrap, frame, loader
-from trx_agent.protocol.messages import AnyMessage, Bye, Credit, Data, Door, Ended, Hello, Kind, Start, Stream
+from trx_agent.protocol.messages import (
+    AnyMessage,
+    Bye,
+    Credit,
+    Data,
+    Door,
+    Ended,
+    Hello,
+    Kind,
+    Preparation,
+    Start,
+    Stream,
+)
 from trx_agent.protocol.payload import Pickled
 
 _logger = logging.getLogger("trx")
 
-_NAP = 0.25
+_TICK = 0.25
 _FAREWELL = 1.0
 
 T = TypeVar("T")
@@ -48,8 +60,7 @@ class LaunchSettings:
     Attributes:
         backend, timeout, cwd: See `Launcher`.
         python_version: Like "3.11".
-        environment: Variables for the workers.
-        env_file: Text of the user's script.
+        preparation: Of the workers' processes, in the first run.
         torch: The launcher's version of it; "" where it is not installed.
         log_level: Of the workers' root logger.
         beat, lease, grace, start_timeout: Seconds; see `Bootstrap` and `job.Settings`.
@@ -59,8 +70,7 @@ class LaunchSettings:
     timeout: float
     cwd: str
     python_version: str
-    environment: dict[str, str]
-    env_file: str
+    preparation: Preparation
     torch: str
     log_level: int
     beat: float
@@ -96,7 +106,7 @@ class Engine:
         self,
         hosts: Sequence[Host],
         channels: Sequence[Channel],
-        explain: Sequence[Callable[[int, str], HostFailure]],
+        explain: Sequence[Callable[[int | None, str], HostFailure]],
         settings: LaunchSettings,
         sinks: Sequence[Sink],
     ) -> None:
@@ -115,10 +125,12 @@ class Engine:
         self._intake: Intake | None = None
         self._payloads: dict[int, PayloadFlow] = {}
         self._call_bytes: Pickled | None = None
+        self._preparation = settings.preparation
         self._future: Future[RunReport] | None = None
         self._granted: dict[tuple[int, Stream], int] = {}
         self._calls: set[Future[Any]] = set()  # what other threads wait for
         self._closing = False
+        self._next_tick = 0.0
         self._stewards = [
             Steward(host.index, host.label, channel, self, each)
             for host, channel, each in zip(self._hosts, channels, explain, strict=True)
@@ -133,11 +145,11 @@ class Engine:
         for steward in self._stewards:
             steward.start()
 
-    def run(self, call: Pickled) -> Future[RunReport]:
+    def run(self, call: Pickled, preparation: Preparation) -> Future[RunReport]:
         """Runs a function and its arguments on all hosts; one run at a time."""
         future: Future[RunReport] = Future()
         self._calls.add(future)
-        self._post(partial(self._start_run, call, future))
+        self._post(partial(self._start_run, call, preparation, future))
         if not self._thread.is_alive():
             self._cancel_calls()
         return future
@@ -183,12 +195,10 @@ class Engine:
     def _live(self) -> None:
         try:
             while not self._closing:
-                self._hub.poll(_NAP)
+                self._hub.poll(_TICK)
                 self._run_inbox()
                 self._receive()
-                self._check_leases()
-                self._feed_job(Tick())
-                self._hub.tick()
+                self._tick(time.monotonic())
         except BaseException as error:
             if self._future and not self._future.done():
                 self._future.set_exception(error)
@@ -197,6 +207,15 @@ class Engine:
             self._closing = True
             self._hub.close(_FAREWELL)
             self._cancel_calls()
+
+    def _tick(self, now: float) -> None:
+        """What depends on time alone. Not at each event: it costs something for every agent."""
+        if now < self._next_tick:
+            return
+        self._next_tick = now + _TICK
+        self._check_leases()
+        self._feed_job(Tick())
+        self._hub.tick()
 
     def _run_inbox(self) -> None:
         while True:
@@ -266,10 +285,11 @@ class Engine:
 
     # ---- the present run --------------------------------------------------------------------------------------------
 
-    def _start_run(self, call: Pickled, future: Future[RunReport]) -> None:
+    def _start_run(self, call: Pickled, preparation: Preparation, future: Future[RunReport]) -> None:
         self._runs += 1
         self._future = future
         self._call_bytes = call
+        self._preparation = preparation
         self._intake = Intake()
         settings = Settings(
             backend=self._settings.backend,
@@ -319,6 +339,7 @@ class Engine:
                 timeout=self._settings.timeout,
                 import_paths=import_paths(sys.path),
                 log_level=self._settings.log_level,
+                preparation=self._preparation,
                 rendezvous=launch.rendezvous,
                 first_gpu=each.first_gpu,
             )
@@ -368,8 +389,7 @@ class Engine:
             workers=host.workers,
             one_machine=all(each.local for each in self._hosts) or len({each.hostname for each in self._hosts}) == 1,
             cwd=settings.cwd,
-            environment=settings.environment,
-            env_file=settings.env_file,
+            preparation=settings.preparation,
             torch=settings.torch,
             nonce=self._nonce,
             beat=settings.beat,

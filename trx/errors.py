@@ -152,6 +152,9 @@ class WorkerFailedError(LaunchError):
     def __reduce__(self) -> tuple[Any, ...]:
         return worker_failed, (self.failures, self.__dict__.get("_original"), dict(self.values))
 
+    def __reduce_ex__(self, _: Any) -> tuple[Any, ...]:  # the original's class may have one
+        return self.__reduce__()
+
 
 def worker_failed(
     failures: tuple[WorkerFailure, ...],
@@ -194,9 +197,11 @@ def _combine(failures: tuple[WorkerFailure, ...], original: Exception) -> Worker
         for name, member in vars(base).items():
             if isinstance(member, MemberDescriptorType | GetSetDescriptorType) and not name.startswith("__"):
                 with contextlib.suppress(AttributeError, TypeError):
-                    object.__setattr__(error, name, getattr(original, name))
+                    value = getattr(original, name)
+                    if value is not None or base.__module__ != "builtins":  # in C, None differs from "not set"
+                        object.__setattr__(error, name, value)
     error.__dict__.update(original.__dict__)
-    if str(error) != str(original):
+    if type(error) is not combined or str(error) != str(original):
         raise TypeError(f"{kind.__name__} does not survive being combined")
     notes = [*getattr(original, "__notes__", ()), _note(failures, str(original))]
     error.__dict__.update(failures=failures, _original=original, __notes__=notes)

@@ -272,6 +272,9 @@ class Job:
                 told = [f"{label}: {process}" for process in leftovers]
                 self.leftovers += [each for each in told if each not in self.leftovers]
                 self._running.discard(event.agent)
+                if any(agent == event.agent for agent, _ in self._workers):
+                    reason = "its workers are gone, and it did not say how they ended"
+                    self._host_failed(event.agent, HostFailure(label, "running", reason), now)
             case Drained(run) if run == self.number:
                 self._drained(event.agent, now)
             case Broken(stage, reason):

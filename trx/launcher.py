@@ -37,6 +37,7 @@ class Launcher:
             variables with their values.
         extra_env_vars: Further patterns, or variables with their values.
         env_file: A shell script, sourced on every host, whose variables the workers get.
+        preload: Modules that hosts import once, before the workers are forked; torch always is.
         python: Path of the interpreter on the hosts; by default that of the launcher.
         cwd: Working directory of the workers; by default that of the launcher.
         start_timeout: Seconds for all agents to come up, and again for all workers to be started.
@@ -54,6 +55,7 @@ class Launcher:
     default_env_vars: Sequence[str] | Mapping[str, str] = DEFAULT_ENV_VARS
     extra_env_vars: Sequence[str] | Mapping[str, str] = ()
     env_file: str | os.PathLike[str] | None = None
+    preload: Sequence[str] = ()
     python: str | None = None
     cwd: str | os.PathLike[str] | None = None
     start_timeout: float = 300
@@ -126,6 +128,7 @@ class Launcher:
             checks.check_seconds(name, getattr(self, name))
         check_patterns("default_env_vars", self.default_env_vars)
         check_patterns("extra_env_vars", self.extra_env_vars)
+        checks.check_modules("preload", self.preload)
         checks.check_file("env_file", self.env_file)
         checks.check_file("ssh_config_file", self.ssh_config_file)
 

@@ -21,6 +21,7 @@ from trx.environment import select
 from trx.output import LogFiles, Sink, Source, Terminal, make_log_directory
 from trx.results import LaunchResult
 from trx.verdict import judge
+from trx_agent.protocol.messages import Preparation
 from trx_agent.protocol.payload import Pickled
 
 if TYPE_CHECKING:
@@ -39,17 +40,18 @@ class Session:
         directory = _log_directory()
         self._files = LogFiles(directory) if directory else None
         sinks: list[Sink] = [Terminal(), *([self._files] if self._files else [])]
-        variables = select(os.environ, launcher.default_env_vars, launcher.extra_env_vars)
+        self._launcher = launcher
+        preparation = _preparation(launcher)
         python = launcher.python or sys.executable
         planned = launcher.planned_hosts()
         open_channel = partial(
             hosts.make_channel,
             python=python,
-            environment=variables,
+            environment=preparation.variables,
             ssh_config_file=launcher.ssh_config_file,
             timeout=launcher.start_timeout,
         )
-        settings = _launch_settings(launcher, variables)
+        settings = _launch_settings(launcher, preparation)
         explain = [partial(hosts.explain_exit, host, python) for host in planned]
         self._engine = Engine(planned, [open_channel(host) for host in planned], explain, settings, sinks)
         self._engine.start()
@@ -60,7 +62,7 @@ class Session:
 
     def run(self, call: Pickled) -> LaunchResult[Any]:
         with self._turn:
-            report = self._wait(self._engine.run(call))
+            report = self._wait(self._engine.run(call, _preparation(self._launcher)))
         return judge(report, self._log_path)
 
     def close(self) -> None:
@@ -103,11 +105,18 @@ def _terminal_size() -> dict[str, str]:
     if not sys.stderr.isatty():
         return {}
     columns, lines = shutil.get_terminal_size()
-    return {"COLUMNS": str(columns), "LINES": str(lines)}
+    return {"COLUMNS": str(columns), "LINES": str(lines), "TQDM_NCOLS": str(columns - 1)}
 
 
-def _launch_settings(launcher: Launcher, variables: dict[str, str]) -> LaunchSettings:
+def _preparation(launcher: Launcher) -> Preparation:
+    """What the workers' processes are to be made with now: the user may have changed variables since the last run."""
     env_file = checks.check_file("env_file", launcher.env_file)
+    variables = select(os.environ, launcher.default_env_vars, launcher.extra_env_vars)
+    text = env_file.read_text(errors="surrogateescape") if env_file else ""
+    return Preparation({**_terminal_size(), **variables}, text, tuple(launcher.preload))
+
+
+def _launch_settings(launcher: Launcher, preparation: Preparation) -> LaunchSettings:
     try:
         torch = importlib.metadata.version("torch").partition("+")[0]
     except importlib.metadata.PackageNotFoundError:
@@ -117,8 +126,7 @@ def _launch_settings(launcher: Launcher, variables: dict[str, str]) -> LaunchSet
         timeout=float(launcher.timeout),
         cwd=os.path.abspath(launcher.cwd or os.getcwd()),
         python_version="{}.{}".format(*sys.version_info[:2]),
-        environment={**_terminal_size(), **variables},
-        env_file=env_file.read_text(errors="surrogateescape") if env_file else "",
+        preparation=preparation,
         torch=torch,
         log_level=_log_level(),
         beat=BEAT,

@@ -46,7 +46,7 @@ def main(stdin: FileIO) -> None:
         from trx_agent.environment import EnvFileError, compose
 
         try:
-            environment = compose(os.environ, bootstrap.environment, bootstrap.env_file, bootstrap.cookie)
+            environment = compose(os.environ, bootstrap.preparation, bootstrap.cookie)
         except EnvFileError as error:
             raise _Refusal("applying env_file", str(error)) from None
         endpoint = _find_launcher(bootstrap, stdin)

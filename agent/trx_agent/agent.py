@@ -19,6 +19,7 @@ from inotify_simple import INotify, flags
 
 from trx_agent import machine
 from trx_agent.doors import Doors, Knocking
+from trx_agent.environment import EnvFileError, compose
 from trx_agent.forkserver import ForkServer
 from trx_agent.linux import inherit_orphans, reap
 from trx_agent.protocol.bootstrap import Bootstrap
@@ -32,6 +33,7 @@ from trx_agent.protocol.messages import (
     Door,
     Hello,
     Kind,
+    Preparation,
     Probe,
     Reached,
     Start,
@@ -80,11 +82,10 @@ class Agent:
         inherit_orphans()
         gpus, cpus = machine.count_gpus(environment), machine.count_cpus()
         self._hello = Hello(machine.count_workers(bootstrap.workers, gpus, cpus), gpus, cpus, (), os.getpid())
-        self._environment = dict(environment)
-        if self._hello.workers > 1:
-            self._environment.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does
+        self._environment: dict[str, str] = {}
+        self._preparation = bootstrap.preparation
         # First of all, since it takes longest: the import of torch goes on while everything else does.
-        self._forkserver: ForkServer | None = ForkServer(self._environment, self._log)
+        self._forkserver: ForkServer | None = self._make_forkserver(environment)
         self._uplink = Uplink(bootstrap, endpoint)
         self._watched: dict[int, Callable[[], None]] = {}
         self._folders: dict[int, int] = {}  # inotify's watch descriptors → local ranks
@@ -104,6 +105,9 @@ class Agent:
         try:
             while not self._has_left():
                 self._go_round()
+        except EnvFileError as error:
+            self._send(Broken("applying env_file", str(error)))
+            self._uplink.flush(_FAREWELL)
         except OSError as error:  # no room, no descriptors, ...
             self._send(Broken("running", f"{error.strerror}: {error.filename or self._directory}"))
             self._uplink.flush(_FAREWELL)
@@ -129,6 +133,8 @@ class Agent:
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_terminated", True))
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._watch(reading, lambda: self._children_ended(reading))
+        if self._forkserver:
+            self._watch(self._forkserver.fileno(), self._forkserver_spoke)
         self._inotify = INotify()
         self._inotify.add_watch(self._log, flags.MODIFY)
         self._watch(self._inotify.fileno(), self._files_changed)
@@ -197,16 +203,43 @@ class Agent:
 
     def _prepare(self, order: Start) -> None:
         """Makes ready for the payload, which follows the order."""
-        if self._forkserver is None:
-            self._forkserver = ForkServer(self._environment, self._log)
+        forkserver = self._forkserver_for(order.preparation)
         directory = self._directory / f"run-{order.run}"
         directory.mkdir(mode=0o700)
-        self._run = Run(order, directory, self._send, self._forkserver.pid, self._bootstrap.grace)
+        self._run = Run(order, directory, self._send, forkserver, self._bootstrap.grace)
         for local_rank in range(len(order.ranks)):
             folder = self._run.folder(local_rank)
             watch = self._inotify.add_watch(folder, flags.MODIFY | flags.MOVED_TO)
             self._folders[watch] = local_rank
         write_order(self._localized(order), directory)
+
+    def _forkserver_for(self, preparation: Preparation) -> ForkServer:
+        """The one there is, unless it died or was made with something else."""
+        if self._forkserver is not None and preparation == self._preparation:
+            return self._forkserver
+        if self._forkserver is not None:
+            self._drop_forkserver()  # it ends by itself then
+        self._preparation = preparation
+        self._forkserver = self._make_forkserver(compose(os.environ, preparation, self._bootstrap.cookie))
+        self._watch(self._forkserver.fileno(), self._forkserver_spoke)
+        return self._forkserver
+
+    def _make_forkserver(self, environment: Mapping[str, str]) -> ForkServer:
+        self._environment = dict(environment)
+        if self._hello.workers > 1:
+            self._environment.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does
+        return ForkServer(self._environment, self._preparation.preload, self._log)
+
+    def _drop_forkserver(self) -> None:
+        assert self._forkserver is not None
+        self._unwatch(self._forkserver.fileno())
+        self._forkserver.close()
+        self._forkserver = None
+
+    def _forkserver_spoke(self) -> None:
+        assert self._forkserver is not None
+        self._forkserver.hear()
+        self._unwatch(self._forkserver.fileno())
 
     def _launch(self, run: Run) -> None:
         assert self._forkserver is not None
@@ -260,7 +293,7 @@ class Agent:
 
     def _files_changed(self) -> None:
         """Sends on what was written, and lets the next events gather for a moment."""
-        changed = {(event.wd, event.name) for event in self._inotify.read(timeout=0)}
+        changed = dict.fromkeys((event.wd, event.name) for event in self._inotify.read(timeout=0))  # in this order
         for watch, name in changed:
             if watch in self._folders:
                 if self._run:
@@ -280,13 +313,16 @@ class Agent:
             self._run.step(time.monotonic())
 
     def _forkserver_died(self, code: int) -> None:
-        assert self._forkserver is not None
-        self._forkserver.close()
-        self._forkserver = None
-        if self._leaving is None and not (self._run and self._run.stopping):
+        self._drop_forkserver()
+        if self._leaving is None and not (self._run and self._run.stopped):
             how = f"signal {-code}" if code < 0 else f"exit status {code}"
             words = last_lines([self._log])
-            self._send(Broken("importing torch", f"the process that imports torch ended ({how}):\n{words}"))
+            self._send(
+                Broken(
+                    "importing torch and what is to be preloaded",
+                    f"the process that imports them ended ({how}):\n{words}",
+                )
+            )
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 

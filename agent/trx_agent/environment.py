@@ -7,6 +7,8 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 
+from trx_agent.protocol.messages import Preparation
+
 COOKIE = "TRX_LAUNCH"
 """Names the launch in the environment of every process below an agent, so that strays can be found in /proc."""
 
@@ -20,17 +22,15 @@ class EnvFileError(Exception):
     """The user's `env_file` failed on this host."""
 
 
-def compose(
-    host: Mapping[str, str], copied: Mapping[str, str], env_file: str, cookie: str, timeout: float = 60.0
-) -> dict[str, str]:
+def compose(host: Mapping[str, str], preparation: Preparation, cookie: str, timeout: float = 60.0) -> dict[str, str]:
     """The host's own variables, those copied from the launcher, and those that `env_file` sets: the last one counts.
 
     Raises:
         EnvFileError: Where the script fails.
     """
-    variables = {**host, **copied}
-    if env_file:
-        variables = _source(env_file, variables, timeout)
+    variables = {**host, **preparation.variables}
+    if preparation.env_file:
+        variables = _source(preparation.env_file, variables, timeout)
     return {**variables, COOKIE: cookie}
 
 

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trx_agent.linux import die_with_parent
 
 _BOOT = (
     "import sys; sys.path[:] = [path for path in sys.path if path]; "
-    "from trx_agent.forkserver import serve; serve(int(sys.argv[1]), int(sys.argv[2]))"
+    "from trx_agent.forkserver import serve; serve(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])"
 )
+
+_READY = b"ready"
 
 
 class ForkServer:
@@ -29,13 +32,14 @@ class ForkServer:
 
     Args:
         environment: All variables of the process, and so of the workers.
+        preload: Modules to be imported beside torch.
         log: A file for what it prints, and the processes below it before they have files of their own.
     """
 
-    def __init__(self, environment: Mapping[str, str], log: Path) -> None:
+    def __init__(self, environment: Mapping[str, str], preload: Sequence[str], log: Path) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, open(log, "ab") as output:
-            command = [sys.executable, "-c", _BOOT, str(theirs.fileno()), str(os.getpid())]
+            command = [sys.executable, "-c", _BOOT, str(theirs.fileno()), str(os.getpid()), *preload]
             self._process = subprocess.Popen(
                 command,
                 env=dict(environment),
@@ -45,6 +49,16 @@ class ForkServer:
                 pass_fds=[theirs.fileno()],
             )
         self.pid = self._process.pid
+        self.ready = False
+
+    def fileno(self) -> int:
+        """Becomes readable once the imports are done, or the process has ended: see `hear`."""
+        return self._socket.fileno()
+
+    def hear(self) -> None:
+        """Learns whether the imports are done."""
+        with contextlib.suppress(OSError):
+            self.ready = self._socket.recv(len(_READY), socket.MSG_DONTWAIT) == _READY or self.ready
 
     def fork_runner(self, directory: Path, door: socket.socket | None) -> socket.socket:
         """Orders a runner for the run that `directory` describes; where the import is still going on, it comes later.
@@ -67,17 +81,20 @@ class ForkServer:
         self._socket.close()
 
 
-def serve(descriptor: int, agent: int) -> None:
+def serve(descriptor: int, agent: int, preload: Sequence[str]) -> None:
     """The forkserver's life: import torch, then fork a runner for each order."""
     die_with_parent(agent)
     # Here, so that they are imported once for all workers of all runs.
 
     from trx_agent import runner
 
+    for module in preload:
+        importlib.import_module(module)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # runners are watched by the agent, the kernel may reap them
     gc.collect()
     gc.freeze()
     orders = socket.socket(fileno=descriptor)
+    orders.send(_READY)
     forkserver = os.getpid()
     while True:
         directory, descriptors, _, _ = socket.recv_fds(orders, 4096, 2)

@@ -8,6 +8,7 @@ import signal
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_IOLBF = 1
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -40,6 +41,16 @@ def punch_hole(descriptor: int, start: int, end: int) -> None:
     """Gives the room of a file's range back to the file system; where that has no holes, nothing happens."""
     if end > start:
         _libc.fallocate(descriptor, _PUNCH_HOLE | _KEEP_SIZE, ctypes.c_int64(start), ctypes.c_int64(end - start))
+
+
+def write_lines_at_once() -> None:
+    """Has C write each line of stdout when it ends, and not keep it until some buffer is full."""
+    _libc.setvbuf(ctypes.c_void_p.in_dll(_libc, "stdout"), None, _IOLBF, 0)
+
+
+def flush() -> None:
+    """Writes what C's streams hold back."""
+    _libc.fflush(None)
 
 
 def reap() -> dict[int, int]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from trx_agent import orders, tree
+from trx_agent.forkserver import ForkServer
 from trx_agent.oom import OomCounter
 from trx_agent.orders import ORDER, PAYLOAD, RAISED, RETURNED
 from trx_agent.protocol import outcome
@@ -52,22 +53,25 @@ class Run:
         order: What the launcher wants.
         directory: The run's own, made by the caller; with a folder for each worker.
         send: Sends a message to the launcher.
-        forkserver: Its pid: of all below the agent, the one process that does not belong to the run.
+        forkserver: Of all below the agent, the one process that does not belong to the run.
         grace: Seconds that processes have which the workers left running.
     """
 
-    def __init__(self, order: Start, directory: Path, send: Send, forkserver: int, grace: float) -> None:
+    def __init__(self, order: Start, directory: Path, send: Send, forkserver: ForkServer, grace: float) -> None:
         self.number = order.run
         self.finished = False
+        self.stopped = False
         self.runner: socket.socket | None = None
         self._order = order
         self._directory = directory
         self._send = send
-        self._spare = {forkserver}
+        self._forkserver = forkserver
+        self._spare = {forkserver.pid}
         self._grace = grace
         self._pids: tuple[int, ...] = ()
         self._codes: dict[int, int] = {}
         self._reported: set[int] = set()
+        self._held: set[int] = set()  # raised, but only after another worker had died
         self._received = 0
         self._felling: tree.Felling | None = None
         self.gone = False
@@ -87,10 +91,6 @@ class Run:
     @property
     def rendezvous(self) -> Door:
         return self._order.rendezvous
-
-    @property
-    def stopping(self) -> bool:
-        return self._felling is not None
 
     def remove_files(self) -> None:
         shutil.rmtree(self._directory, ignore_errors=True)
@@ -117,6 +117,11 @@ class Run:
                 self._finish_if_drained()
 
     def stop(self, now: float, grace: float) -> None:
+        """The launcher wants the run to end."""
+        self.stopped = True
+        self._end(now, grace)
+
+    def _end(self, now: float, grace: float) -> None:
         if self._felling is None:
             if self.runner is not None and not self._pids:
                 self._spare.clear()  # the order for the runner cannot be taken back otherwise
@@ -184,8 +189,11 @@ class Run:
             code = report.code
             oom = code == -signal.SIGKILL and self._oom.has_risen()
             self._ended(report.local_rank, Exited(code) if code >= 0 else Killed(-code, oom), 0)
+        held, self._held = self._held, set()
+        for local_rank in held:
+            self._look_for_outcome(local_rank)
         if len(self._codes) == len(self._pids):  # what the workers left running goes with them
-            self.stop(now, self._grace)
+            self._end(now, self._grace)
         else:
             self.step(now)
 
@@ -193,23 +201,38 @@ class Run:
         self._close_runner()
         if self.gone:
             return
-        if len(self._codes) < len(self._pids) or not self._pids:
+        # Where the imports have failed, the end of the forkserver tells more.
+        if len(self._codes) < len(self._pids) or (not self._pids and self._forkserver.ready):
             self._send(Broken("watching the workers", "the process that held them died"), b"")
         self._codes = dict.fromkeys(range(len(self._pids)), -9)
-        self.stop(now, 0.0)
+        self._end(now, 0.0)
 
     def _look_for_outcome(self, local_rank: int) -> None:
         if local_rank in self._reported or not self._pids:  # a worker can be faster than the runner's report of it
             return
-        paths = [self.folder(local_rank) / name for name in (RETURNED, RAISED)]
-        path = next((path for path in paths if path.exists()), None)
+        path = self._outcome(local_rank)
         if path is None:
+            return
+        if path.name == RAISED and self._is_preceded_by_a_death():
+            self._held.add(local_rank)
             return
         ending: Ending = Returned() if path.name == RETURNED else Raised(_summary(path))
         stream = Stream(self.number, local_rank, Kind.OUTCOME)
         self._add_outflow(stream, path)
         self._ended(local_rank, ending, self._outflows[stream].size())
         self._pump(self._outflows[stream])
+
+    def _outcome(self, local_rank: int) -> Path | None:
+        paths = [self.folder(local_rank) / name for name in (RETURNED, RAISED)]
+        return next((path for path in paths if path.exists()), None)
+
+    def _is_preceded_by_a_death(self) -> bool:
+        """Whether a worker died without a word, of which the runner will tell in a moment.
+
+        It may be why another one raised ("connection reset by peer"), so it is reported first.
+        """
+        silent = [rank for rank in range(len(self._pids)) if rank not in self._reported and rank not in self._codes]
+        return any(tree.has_ended(self._pids[rank]) and self._outcome(rank) is None for rank in silent)
 
     def _ended(self, local_rank: int, ending: Ending, size: int) -> None:
         self._reported.add(local_rank)

@@ -21,6 +21,13 @@ def descendants(root: int, spare: Collection[int] = ()) -> list[psutil.Process]:
     return [process for process in below if process.pid not in spare and _alive(process)]
 
 
+def has_ended(pid: int) -> bool:
+    try:
+        return not _alive(psutil.Process(pid))
+    except psutil.NoSuchProcess:
+        return True
+
+
 def _alive(process: psutil.Process) -> bool:
     try:
         return bool(process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD))

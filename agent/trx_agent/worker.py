@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-from trx_agent.linux import die_with_parent
+from trx_agent.linux import die_with_parent, flush, write_lines_at_once
 from trx_agent.orders import PART, PAYLOAD, RAISED, RETURNED
 from trx_agent.protocol import diagnose, outcome, payload, records
 from trx_agent.protocol.messages import Start
@@ -56,6 +56,7 @@ def main(order: Start, local_rank: int, directory: Path, runner: int, inherited:
         _write_error(folder, stage.name, error)
     else:
         _leave_process_group()
+    flush()
     # None, since torch swallows an exit of 0 and would then wait for the other workers.
     sys.exit(None)
 
@@ -84,6 +85,7 @@ def _become_worker(runner: int, inherited: list[int]) -> None:
     # Line by line, so that the last line before a crash is in the file.
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # TextIOWrapper, as nobody replaced it yet
+    write_lines_at_once()
     faulthandler.enable()
 
 
@@ -166,12 +168,14 @@ def _write_error(folder: Path, stage: str, error: BaseException) -> None:
 
 def _write_exception(file: Any, error: Exception) -> None:
     """The object itself, where it survives pickling; the words are there already."""
-    try:
-        pickled = payload.dumps(error)
-        payload.loads(pickled.pickle, pickled.buffers)
-    except BaseException:  # its own methods may raise anything at all
+    for candidate in (error, outcome.Remade(error)):
+        try:
+            pickled = payload.dumps(candidate)
+            payload.loads(pickled.pickle, pickled.buffers)
+        except BaseException:  # its own methods may raise anything at all
+            continue
+        payload.write(file, pickled)
         return
-    payload.write(file, pickled)
 
 
 @contextmanager

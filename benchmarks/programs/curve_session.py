@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 
 import zmq
-from talk import answer, serve, settings
+
+from benchmarks.programs.talk import answer, settings
 
 wanted = settings()
 FRAME = 1 << 20

@@ -7,8 +7,8 @@ import os
 import sys
 import tempfile
 
-import works
-from talk import serve, settings
+from benchmarks.programs import works
+from benchmarks.programs.talk import serve, settings
 
 
 def printing(path: str, count: int) -> float:

@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from talk import answer, settings
+from benchmarks.programs.talk import answer, settings
 
 os.environ["TRX_LOG_DIR"] = ""
 
-import trx  # noqa: E402
+import trx
 
 wanted = settings()
 asleep = str(Path(__file__).parent / "asleep")  # on real hosts, each imports torch on cores of its own

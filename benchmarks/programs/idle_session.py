@@ -8,13 +8,15 @@ import time
 from typing import Any
 
 import psutil
-from talk import answer, serve, settings
+
+from benchmarks.programs.talk import answer, serve, settings
 
 os.environ["TRX_LOG_DIR"] = ""
 
-import cloudpickle  # noqa: E402
-import trx  # noqa: E402
-import works  # noqa: E402
+import cloudpickle
+
+import trx
+from benchmarks.programs import works
 
 cloudpickle.register_pickle_by_value(works)
 wanted = settings()

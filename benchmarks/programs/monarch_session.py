@@ -8,15 +8,16 @@ import sys
 import time
 
 from monarch.actor import Actor, current_rank, endpoint, this_host
-from talk import answer, serve, settings
+
+from benchmarks.programs.talk import answer, serve, settings
 
 wanted = settings()
 
 
-class Worker(Actor):
+class Worker(Actor):  # type: ignore[misc]  # untyped
     """Joins the group, and does nothing."""
 
-    @endpoint
+    @endpoint  # type: ignore[untyped-decorator]
     def work(self, world: int, port: int, backend: str | None) -> None:
         """Once in each process."""
         if backend is None:

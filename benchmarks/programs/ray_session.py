@@ -8,14 +8,14 @@ import sys
 import tempfile
 import time
 
-from talk import answer, serve, settings
+from benchmarks.programs.talk import answer, serve, settings
 
 os.environ["RAY_DEDUP_LOGS"] = "0"
 os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
 
-import ray  # noqa: E402
-from ray.train import RunConfig, ScalingConfig  # noqa: E402
-from ray.train.torch import TorchConfig, TorchTrainer  # noqa: E402
+import ray
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
 
 wanted = settings()
 

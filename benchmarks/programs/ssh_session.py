@@ -6,7 +6,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import fabric
-from talk import answer, settings
+
+from benchmarks.programs.talk import answer, settings
 
 wanted = settings()
 config = fabric.Config(runtime_ssh_path=wanted["ssh_config"])

@@ -8,15 +8,14 @@ import sys
 import time
 from typing import Any
 
-from talk import answer, serve, settings
+import cloudpickle
+import torchrunx
+
+from benchmarks.programs import works
+from benchmarks.programs.talk import answer, serve, settings
 
 wanted = settings()
 os.environ["TORCHRUNX_LOG_DIR"] = wanted.get("log_dir", "")
-
-import cloudpickle  # noqa: E402
-import torchrunx  # noqa: E402
-import works  # noqa: E402
-
 cloudpickle.register_pickle_by_value(works)
 function, arguments = works.work(wanted)
 

@@ -8,16 +8,15 @@ import sys
 import time
 from typing import Any
 
-from talk import answer, serve, settings
+import cloudpickle
+
+import trx
+from benchmarks.programs import works
+from benchmarks.programs.talk import answer, serve, settings
 
 wanted = settings()
 os.environ["TRX_LOG_DIR"] = wanted.get("log_dir", "")
 os.environ["TRX_LOG_LEVEL"] = "WARNING"
-
-import cloudpickle  # noqa: E402
-import trx  # noqa: E402
-import works  # noqa: E402
-
 cloudpickle.register_pickle_by_value(works)
 function, arguments = works.work(wanted)
 
@@ -36,7 +35,8 @@ def run(opened: trx.Launcher) -> dict[str, float]:
     """Launches once."""
     result: Any = None
     began = time.perf_counter()
-    with contextlib.suppress(trx.LaunchError if wanted.get("work") == "killed" else ()):
+    expected: tuple[type[BaseException], ...] = (trx.LaunchError,) if wanted.get("work") == "killed" else ()
+    with contextlib.suppress(*expected):
         result = opened.run(function, *arguments)
     ended = time.perf_counter()
     numbers = {"seconds": ended - began, "ended": time.monotonic()}
@@ -47,7 +47,7 @@ def run(opened: trx.Launcher) -> dict[str, float]:
 
 def run_with_peaks(opened: trx.Launcher) -> dict[str, float]:
     """Launches once, and looks at the memory of the launcher and of the first agent."""
-    from memory import peak, reset_peak, resident
+    from benchmarks.programs.memory import peak, reset_peak, resident
 
     engine: Any = opened._session._engine  # type: ignore[union-attr]
     pids = {"launcher": os.getpid(), "agent": engine._hellos[0].pid}

@@ -14,8 +14,8 @@ _MEGABYTES, _QUICK_MEGABYTES = 512, 64
 @contextmanager
 def _contestants(bench: Bench) -> Iterator[Sequence[Contestant]]:
     work = {"work": "received", "arguments": [_QUICK_MEGABYTES if bench.quick else _MEGABYTES]}
-    one, eight = (bench.argv("trx_session", **work, workers=workers) for workers in (1, 8))
-    torchrunx = bench.argv("torchrunx_session", "torchrunx", **work, workers=1)
+    one, eight = (bench.argv("trx_session", settings={**work, "workers": workers}) for workers in (1, 8))
+    torchrunx = bench.argv("torchrunx_session", "torchrunx", settings={**work, "workers": 1})
     with Sessions() as sessions:
 
         def ask(name: str, argv: list[str]) -> Sample:

@@ -21,7 +21,10 @@ def _contestants(bench: Bench) -> Iterator[Sequence[Contestant]]:
         settings = {"cold": True, "workers": 1, "backend": "gloo", "hostnames": hosts.names}
         settings |= {"ssh_config": str(hosts.ssh_config)}
         start = at_launcher(hosts)
-        trx, torchrunx = bench.argv("trx_session", **settings), bench.argv("torchrunx_session", "torchrunx", **settings)
+        trx, torchrunx = (
+            bench.argv("trx_session", settings=settings),
+            bench.argv("torchrunx_session", "torchrunx", settings=settings),
+        )
         yield [
             Contestant("trx", lambda: _launch("trx", trx, start)),
             Contestant("torchrunx", lambda: _launch("torchrunx", torchrunx, start), peer="torchrunx"),

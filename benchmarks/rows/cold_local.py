@@ -8,14 +8,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from benchmarks.bench import Bench, cold
-from benchmarks.session import run
+from benchmarks.session import ROOT, run
 from benchmarks.shape import Contestant, Row, Sample, at_most_times
 
+_SCRIPT = ROOT / "benchmarks" / "programs" / "gloo_script.py"
+_PEERS = ("torchrunx", "ray", "monarch")
 
-def _torchrun(bench: Bench) -> list[str]:
+
+def _torchrun() -> list[str]:
     module = [sys.executable, "-m", "torch.distributed.run"]  # what `torchrun` is
     port = random.randrange(20000, 30000)
-    return [*module, "--nproc-per-node", "2", "--master-port", str(port), *bench.argv("gloo_script")[1:]]
+    return [*module, "--nproc-per-node", "2", "--master-port", str(port), str(_SCRIPT)]
 
 
 def _launch(name: str, argv: list[str]) -> Sample:
@@ -26,11 +29,14 @@ def _launch(name: str, argv: list[str]) -> Sample:
 @contextmanager
 def _contestants(bench: Bench) -> Iterator[Sequence[Contestant]]:
     settings = {"cold": True, "workers": 2, "backend": "gloo"}
-    trx, torchrunx = bench.argv("trx_session", **settings), bench.argv("torchrunx_session", "torchrunx", **settings)
-    ray, monarch = (bench.argv(f"{peer}_session", peer, **settings) for peer in ("ray", "monarch"))
+    trx, torchrunx = (
+        bench.argv("trx_session", settings=settings),
+        bench.argv("torchrunx_session", "torchrunx", settings=settings),
+    )
+    ray, monarch = (bench.argv(f"{peer}_session", peer, settings=settings) for peer in ("ray", "monarch"))
     yield [
         Contestant("trx", lambda: _launch("trx", trx)),
-        Contestant("torchrun", lambda: {"torchrun": run(_torchrun(bench))}),
+        Contestant("torchrun", lambda: {"torchrun": run(_torchrun())}),
         Contestant("torchrunx", lambda: _launch("torchrunx", torchrunx), peer="torchrunx"),
         Contestant("Ray Train", lambda: _launch("Ray Train", ray), peer="ray", rounds=3),
         Contestant("Monarch", lambda: _launch("Monarch", monarch), peer="monarch", rounds=3),

@@ -21,9 +21,9 @@ def _contestants(bench: Bench) -> Iterator[Sequence[Contestant]]:
         def launch(name: str, argv: list[str]) -> Sample:
             return {name: cold(argv, start)["seconds"]}
 
-        bare = bench.argv("ssh_session", **settings, threads=_THREADS)
+        bare = bench.argv("ssh_session", settings={**settings, "threads": _THREADS})
         yield [
-            Contestant("trx", lambda: launch("trx", bench.argv("hello_session", **settings))),
+            Contestant("trx", lambda: launch("trx", bench.argv("hello_session", settings=settings))),
             Contestant("bare SSH", lambda: launch("bare SSH", bare)),
         ]
 

@@ -14,7 +14,7 @@ _LIFE = 3600.0
 
 @contextmanager
 def _contestants(bench: Bench) -> Iterator[Sequence[Contestant]]:
-    argv = bench.argv("idle_session", seconds=_QUICK_SECONDS if bench.quick else _SECONDS, life=_LIFE)
+    argv = bench.argv("idle_session", settings={"seconds": _QUICK_SECONDS if bench.quick else _SECONDS, "life": _LIFE})
     with Sessions() as sessions:
 
         def watch() -> Sample:

@@ -20,9 +20,9 @@ def _contestants(bench: Bench) -> Iterator[Sequence[Contestant]]:
             ended = sessions.ask(argv)["ended"]
             return {name: 1000 * (ended - float(path.read_text()))}
 
-        torchrunx = bench.argv("torchrunx_session", "torchrunx", **settings)
+        torchrunx = bench.argv("torchrunx_session", "torchrunx", settings=settings)
         yield [
-            Contestant("trx", partial(ask, "trx", bench.argv("trx_session", **settings))),
+            Contestant("trx", partial(ask, "trx", bench.argv("trx_session", settings=settings))),
             Contestant("torchrunx", partial(ask, "torchrunx", torchrunx), "torchrunx", 5),
         ]
 

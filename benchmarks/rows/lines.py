@@ -23,12 +23,12 @@ def _contestants(bench: Bench) -> Iterator[Sequence[Contestant]]:
 
         def flood(name: str, program: str, peer: str | None = None) -> Sample:
             shutil.rmtree(logs, ignore_errors=True)
-            answer = sessions.ask(bench.argv(program, peer, **work, log_dir=str(logs)))
+            answer = sessions.ask(bench.argv(program, peer, settings={**work, "log_dir": str(logs)}))
             lost = _WORKERS * count - _count_lines(logs)
             rate = _WORKERS * count / answer["seconds"]
             return {name: rate, f"{name}: lines lost": lost, f"{name}: printing": answer["printing"]}
 
-        floor = bench.argv("file_session", **work)
+        floor = bench.argv("file_session", settings=work)
         yield [
             Contestant("trx", lambda: flood("trx", "trx_session")),
             Contestant("torchrunx", lambda: flood("torchrunx", "torchrunx_session", "torchrunx"), "torchrunx", 2),

@@ -12,7 +12,7 @@ from typing import Any
 import zmq
 
 from benchmarks.bench import Bench, Sessions, at_launcher, lab
-from benchmarks.session import Popen, popen
+from benchmarks.session import ROOT, Popen, popen
 from benchmarks.shape import Aim, Contestant, Row, Sample, at_most, at_most_more, faster
 from tests.lab.harness import Lab
 
@@ -34,10 +34,12 @@ def _local(bench: Bench) -> Iterator[Sequence[Contestant]]:
     work = {"work": "returned", "arguments": [_megabytes(bench)], "workers": 1}
     with Sessions() as sessions:
         ask = partial(_ask, sessions)
-        torchrunx = bench.argv("torchrunx_session", "torchrunx", **work)
+        torchrunx = bench.argv("torchrunx_session", "torchrunx", settings=work)
         yield [
-            Contestant("trx", partial(ask, "trx", bench.argv("trx_session", **work, peaks=True))),
-            Contestant("trx: a no-op", partial(ask, "trx: a no-op", bench.argv("trx_session", workers=1))),
+            Contestant("trx", partial(ask, "trx", bench.argv("trx_session", settings={**work, "peaks": True}))),
+            Contestant(
+                "trx: a no-op", partial(ask, "trx: a no-op", bench.argv("trx_session", settings={"workers": 1}))
+            ),
             Contestant("torchrunx", partial(ask, "torchrunx", torchrunx), "torchrunx", 2),
         ]
 
@@ -49,11 +51,11 @@ def _remote(bench: Bench) -> Iterator[Sequence[Contestant]]:
         work = {**there, "work": "returned", "arguments": [_megabytes(bench)]}
         start = at_launcher(hosts)
         ask = partial(_ask, sessions, start=start)
-        torchrunx = bench.argv("torchrunx_session", "torchrunx", **work)
+        torchrunx = bench.argv("torchrunx_session", "torchrunx", settings=work)
         curve = _curve(bench, hosts)
         yield [
-            Contestant("trx", lambda: ask("trx", bench.argv("trx_session", **work))),
-            Contestant("trx: a no-op", lambda: ask("trx: a no-op", bench.argv("trx_session", **there))),
+            Contestant("trx", lambda: ask("trx", bench.argv("trx_session", settings=work))),
+            Contestant("trx: a no-op", lambda: ask("trx: a no-op", bench.argv("trx_session", settings=there))),
             Contestant("CURVE alone", lambda: _send(bench, hosts, sessions, curve)),
             Contestant("torchrunx", lambda: ask("torchrunx", torchrunx), "torchrunx", 2),
         ]
@@ -73,9 +75,9 @@ def _curve(bench: Bench, hosts: Lab) -> dict[str, Any]:
 
 
 def _send(bench: Bench, hosts: Lab, sessions: Sessions, settings: dict[str, Any]) -> Sample:
-    argv = bench.argv("curve_session", **settings, sends=True)
-    sender = hosts["node1"].popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    seconds = sessions.ask(bench.argv("curve_session", **settings), at_launcher(hosts))["seconds"]
+    argv = bench.argv("curve_session", settings={**settings, "sends": True})
+    sender = hosts["node1"].popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=ROOT)
+    seconds = sessions.ask(bench.argv("curve_session", settings=settings), at_launcher(hosts))["seconds"]
     sender.wait()
     return {"CURVE alone": seconds}
 

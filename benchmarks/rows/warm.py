@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -12,15 +12,15 @@ from benchmarks.shape import Aim, Contestant, Row, Sample, at_most, faster
 
 @contextmanager
 def _contestants(bench: Bench, workers: int, backend: str | None) -> Iterator[Sequence[Contestant]]:
-    settings = {"workers": workers, "backend": backend}
+    settings: dict[str, object] = {"workers": workers, "backend": backend}
     with Sessions() as sessions:
 
         def ask(name: str, argv: list[str]) -> Sample:
             return {name: 1000 * sessions.ask(argv)["seconds"]}
 
         yield [
-            Contestant("trx", partial(ask, "trx", bench.argv("trx_session", **settings))),
-            Contestant("bare chain", partial(ask, "bare chain", bench.argv("bare_session", **settings))),
+            Contestant("trx", partial(ask, "trx", bench.argv("trx_session", settings=settings))),
+            Contestant("bare chain", partial(ask, "bare chain", bench.argv("bare_session", settings=settings))),
             *(_peer(bench, name, ask, settings) for name in _PEERS if backend or name != "ray"),
         ]
 
@@ -28,10 +28,9 @@ def _contestants(bench: Bench, workers: int, backend: str | None) -> Iterator[Se
 _PEERS = {"torchrunx": ("torchrunx", 3), "ray": ("Ray Train", 2), "monarch": ("Monarch", 7)}
 
 
-def _peer(bench: Bench, name: str, ask: object, settings: dict[str, object]) -> Contestant:
+def _peer(bench: Bench, name: str, ask: Callable[[str, list[str]], Sample], settings: dict[str, object]) -> Contestant:
     title, rounds = _PEERS[name]
-    assert callable(ask)
-    return Contestant(title, partial(ask, title, bench.argv(f"{name}_session", name, **settings)), name, rounds)
+    return Contestant(title, partial(ask, title, bench.argv(f"{name}_session", name, settings=settings)), name, rounds)
 
 
 def _row(workers: int, backend: str | None, milliseconds: float, *more: Aim) -> Row:

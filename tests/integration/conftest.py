@@ -30,6 +30,7 @@ def log_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where launches of this test make their log directories."""
     base = tmp_path / "logs"
     monkeypatch.setenv("TRX_LOG_DIR", str(base))
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # it would have C write at once, too
     return base
 
 
@@ -57,6 +58,7 @@ def group(open_log_base: Path) -> Iterator[trx.Launcher]:
 def _opened(base: Path, backend: str | None) -> Iterator[trx.Launcher]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("TRX_LOG_DIR", str(base))
+        monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
         launcher = trx.Launcher(["localhost"], 2, backend=backend, grace_period=1.0)
         launcher.__enter__()
     try:

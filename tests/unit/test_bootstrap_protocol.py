@@ -6,11 +6,11 @@ import io
 import json
 import sys
 import types
+from collections.abc import Callable
 
 import msgspec
 import pytest
 
-from trx_agent.protocol import bootstrap
 from trx_agent.protocol.bootstrap import (
     MARKER,
     AnyStatus,
@@ -28,6 +28,7 @@ from trx_agent.protocol.bootstrap import (
     status_line,
     unframe,
 )
+from trx_agent.protocol.messages import Preparation
 
 HERE = "{}.{}".format(*sys.version_info[:2])
 KEYS = Keys(b"launcher-public", b"agent-public", b"agent-secret")
@@ -41,8 +42,7 @@ BOOTSTRAP = Bootstrap(
     workers="auto",
     one_machine=False,
     cwd="/home/ada",
-    environment={"PASSWORD": "swordfish", "EMPTY": ""},
-    env_file="export A=1\n",
+    preparation=Preparation({"PASSWORD": "swordfish", "EMPTY": ""}, "export A=1\n", ("numpy",)),
     torch="2.13.0",
     nonce=bytes(16),
     beat=1.0,
@@ -116,18 +116,11 @@ def test_a_detour_is_one_line() -> None:
 # ---- the loader -----------------------------------------------------------------------------------------------------
 
 
-class Stdout(io.StringIO):
-    def __init__(self) -> None:
-        super().__init__()
-        self.buffer = io.BytesIO()  # type: ignore[misc]  # of a text stream
-
-
 @pytest.fixture
-def stdout(monkeypatch: pytest.MonkeyPatch) -> Stdout:
-    stdout = Stdout()
-    monkeypatch.setattr(sys, "stdout", stdout)
+def stdout(capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Callable[[], bytes]:
+    """What was printed; and a copy of sys.path, which the loader changes."""
     monkeypatch.setattr(sys, "path", ["", *sys.path])
-    return stdout
+    return lambda: capsysbinary.readouterr().out
 
 
 def execute(line: bytes) -> object:
@@ -144,21 +137,21 @@ def test_the_loader_is_one_line_of_ascii() -> None:
     assert line.isascii()
 
 
-def test_the_loader_hands_the_stream_to_the_agent(stdout: Stdout, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = []
+def test_the_loader_hands_the_stream_to_the_agent(stdout: Callable[[], bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[io.BytesIO] = []
     agent = types.ModuleType("trx_agent.__main__")
     agent.main = given.append  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "trx_agent.__main__", agent)
     stream = execute(loader(HERE))
     assert given == [stream]
     assert given[0].read() == b"the rest"
-    assert stdout.buffer.getvalue() == b""
+    assert stdout() == b""
     assert "" not in sys.path
 
 
-def test_another_minor_version_of_python_is_refused(stdout: Stdout) -> None:
+def test_another_minor_version_of_python_is_refused(stdout: Callable[[], bytes]) -> None:
     execute(loader("2.7"))
-    line = stdout.buffer.getvalue()
+    line = stdout()
     assert line.startswith(MARKER)
     status = read_status(line[len(MARKER) :])
     assert isinstance(status, Refused)
@@ -167,10 +160,10 @@ def test_another_minor_version_of_python_is_refused(stdout: Stdout) -> None:
     assert "python=" in status.advice
 
 
-def test_a_missing_package_is_named(stdout: Stdout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(stdout: Callable[[], bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trx_agent.__main__", None)  # so that its import fails
     execute(loader(HERE))
-    status = read_status(stdout.buffer.getvalue()[len(MARKER) :])
+    status = read_status(stdout()[len(MARKER) :])
     assert isinstance(status, Refused)
     assert "cannot import trx_agent" in status.reason
     assert "pip install trx-launch" in status.advice
@@ -180,4 +173,3 @@ def test_the_loader_refuses_in_the_words_of_the_protocol() -> None:
     # It is written down twice, since the loader runs where nothing of trx may be installed.
     status = json.loads(msgspec.json.encode(Refused("a", "b", "c")))
     assert status == {"type": "Refused", "stage": "a", "reason": "b", "advice": "c"}
-    assert bootstrap.MARKER not in b"\n"

@@ -33,7 +33,7 @@ from trx.job import (
     describe,
     signal_name,
 )
-from trx.plan import Host, Worker
+from trx.plan import Assignment, Host, Worker, assign
 from trx_agent.protocol.messages import (
     AnyMessage,
     Beat,
@@ -94,7 +94,6 @@ class Play:
     def agents(self) -> range:
         return range(len(self.hosts))
 
-    @property
     def state(self) -> State:
         return self.job.state
 
@@ -111,7 +110,7 @@ class Play:
         actions = self.greet()
         for agent in self.agents[1:]:
             actions = self.say(agent, Reached(self.doors))
-        assert self.state is State.RUNNING
+        assert self.state() is State.RUNNING
         return actions
 
     def up(self, *agents: int) -> list[Action]:
@@ -129,7 +128,7 @@ class Play:
             for local_rank in range(count)
             for action in self.say(agent, returned(local_rank, size))
         ]
-        assert self.state is State.DRAINING
+        assert self.state() is State.DRAINING
         return actions
 
     def arrive_all(self) -> list[Action]:
@@ -155,7 +154,7 @@ def draining(*workers: int) -> Play:
 def stopping(*workers: int) -> Play:
     play = running(*workers)
     play.say(0, raised(0))
-    assert play.state is State.STOPPING
+    assert play.state() is State.STOPPING
     return play
 
 
@@ -206,9 +205,9 @@ def test_success_from_the_first_hello_to_the_end() -> None:
     assert play.say(0, returned(1), returned(0)) == []
     assert play(Arrived(0, 0), Arrived(0, 1)) == []
     assert play.drain(0) == []
-    assert play.state is State.RUNNING
+    assert play.state() is State.RUNNING
     assert play.say(1, returned(0)) == []
-    assert play.state is State.DRAINING
+    assert play.state() is State.DRAINING
     assert play(Arrived(1, 0)) == []
     assert play.say(1, Gone(RUN, ())) == []
     assert play.say(1, Drained(RUN)) == [Finish()]
@@ -227,9 +226,9 @@ def test_logs_may_take_as_long_as_they_take_once_the_processes_are_gone() -> Non
     play.drain(1)
     assert play.wait(1e6) == []
     assert play.wait(1e6) == []
-    assert play.state is State.DRAINING
+    assert play.state() is State.DRAINING
     assert play.say(0, Drained(RUN)) == [Finish()]
-    assert play.state is State.DONE
+    assert play.state() is State.DONE
 
 
 def test_values_may_take_as_long_as_they_take_once_the_processes_are_gone() -> None:
@@ -238,7 +237,7 @@ def test_values_may_take_as_long_as_they_take_once_the_processes_are_gone() -> N
     assert play.wait(1e6) == []
     play.arrive_all()
     assert play.say(0, Drained(RUN)) == [Finish()]
-    assert play.state is State.DONE
+    assert play.state() is State.DONE
 
 
 def test_a_run_does_not_succeed_while_processes_may_be_left() -> None:
@@ -261,7 +260,7 @@ def test_a_later_run_starts_at_once_by_the_door_of_the_first() -> None:
     (launch,) = play(Tick())
     assert isinstance(launch, Launch)
     assert launch.rendezvous == FAR
-    assert play.state is State.RUNNING
+    assert play.state() is State.RUNNING
 
 
 def test_a_later_run_without_a_door_looks_for_one() -> None:
@@ -321,7 +320,7 @@ def test_one_host_that_says_twice_what_it_reached_does_not_count_as_two() -> Non
     play = Play((1, 1, 1))
     play.greet()
     play.say(1, Reached((NEAR,)), Reached((NEAR, FAR)), Reached((NEAR, FAR)))
-    assert play.state is State.STARTING
+    assert play.state() is State.STARTING
     play.say(2, Reached((FAR,)))
     assert play.job.rendezvous == FAR
 
@@ -334,10 +333,8 @@ def test_what_a_host_says_of_an_earlier_probe_does_not_keep_others_from_being_as
     assert kinds(play.say(2, Reached((NEAR,)))) == [Launch]
 
 
-def launch_of(play: Play) -> tuple[tuple, Door, str]:
+def launch_of(play: Play) -> tuple[tuple[Assignment, ...], Door, str]:
     """What a job of this kind launches, by its own plan."""
-    from trx.plan import assign
-
     assert play.job.rendezvous is not None
     hellos = [play.hello(agent) for agent in play.agents]
     return assign(play.hosts, hellos, play.job.rendezvous, "run-id"), play.job.rendezvous, "gloo"
@@ -360,11 +357,11 @@ def test_a_worker_that_fails_stops_the_run_at_once(ending: Ending, how: str) -> 
     play = running(1, 2)
     who = "rank 2 (local rank 1 on n1, pid 301)"
     assert play.say(1, ended(1, ending)) == [Announce(f"{who} {how}; stopping the other workers"), *stops(0, 1)]
-    assert play.state is State.STOPPING
+    assert play.state() is State.STOPPING
     play(Arrived(1, 1))
     assert play.drain(0) == []
     assert play.drain(1) == [Finish()]
-    assert play.state is State.FAILED
+    assert play.state() is State.FAILED
     (end,) = play.job.failures()
     assert play.job.blame is end
     assert end.worker.rank == 2
@@ -423,7 +420,7 @@ def test_a_failure_after_others_have_returned_and_gone_stops_only_who_is_left() 
     play.drain(0)
     assert play.say(1, ended(0, Exited(3)))[1:] == stops(1)
     assert play.drain(1) == [Finish()]
-    assert play.state is State.FAILED
+    assert play.state() is State.FAILED
 
 
 def test_leftovers_are_told_with_their_host_and_once() -> None:
@@ -439,7 +436,7 @@ def test_leftovers_do_not_make_a_run_fail() -> None:
     play = draining(1)
     play.arrive_all()
     play.say(0, Gone(RUN, ("pid 5",)), Drained(RUN))
-    assert play.state is State.DONE
+    assert play.state() is State.DONE
     assert play.job.leftovers == ["n0: pid 5"]
 
 
@@ -450,9 +447,9 @@ def test_all_hosts_that_cannot_be_used_are_reported_together() -> None:
     play = Play((1, 1, 1))
     assert play(lost(2, "its name is not known")) == []
     assert play.say(1, Broken("importing torch", "there is none")) == []
-    assert play.state is State.STARTING
+    assert play.state() is State.STARTING
     assert play.greet(0) == [Finish()]
-    assert play.state is State.FAILED
+    assert play.state() is State.FAILED
     assert play.job.host_failures == {
         2: failure(2, "its name is not known"),
         1: HostFailure("n1", "importing torch", "there is none"),
@@ -464,7 +461,7 @@ def test_a_host_that_is_lost_after_its_hello_is_not_waited_for_again() -> None:
     play.greet(1)
     play(lost(1))
     play.greet(0)
-    assert play.state is State.STARTING
+    assert play.state() is State.STARTING
     assert play.greet(2) == [Finish()]
     assert list(play.job.host_failures) == [1]
 
@@ -473,7 +470,7 @@ def test_a_host_that_is_lost_while_doors_are_knocked_at_ends_the_run() -> None:
     play = Play((1, 1))
     play.greet()
     assert play(lost(1)) == [Finish()]
-    assert play.state is State.FAILED
+    assert play.state() is State.FAILED
 
 
 def test_the_first_word_about_a_host_counts() -> None:
@@ -496,7 +493,7 @@ def test_a_host_without_gpus_is_reported_with_the_others() -> None:
 def test_a_host_without_gpus_fails_the_next_run_too() -> None:
     play = Play((1, 1), {0: Hello(1, 0, 1, DOORS, 1), 1: Hello(0, 0, 1, (), 1)}, NEAR)
     assert play(Tick()) == [Finish()]
-    assert play.state is State.FAILED
+    assert play.state() is State.FAILED
     assert list(play.job.host_failures) == [1]
 
 
@@ -512,7 +509,7 @@ def test_a_host_lost_while_running_stops_the_others() -> None:
     assert play.job.blame == failure(1)
     assert play.drain(0) == []
     assert play.drain(2) == [Finish()]
-    assert play.state is State.FAILED
+    assert play.state() is State.FAILED
 
 
 def test_the_only_host_lost_while_running_leaves_nothing_to_wait_for() -> None:
@@ -526,7 +523,7 @@ def test_a_host_lost_before_its_value_came_fails_a_run_whose_workers_have_all_re
     assert kinds(play(lost(1))) == [Announce, Send]
     play(Arrived(0, 0))
     assert play.drain(0) == [Finish()]
-    assert play.state is State.FAILED
+    assert play.state() is State.FAILED
     assert play.job.blame == failure(1)
 
 
@@ -535,7 +532,7 @@ def test_a_host_lost_while_stopping_is_no_longer_waited_for_and_not_to_blame() -
     play.say(1, raised(0))
     play(Arrived(0, 0))
     play.drain(0)
-    assert play.state is State.STOPPING
+    assert play.state() is State.STOPPING
     assert play(lost(1)) == [Finish()]
     assert isinstance(play.job.blame, WorkerEnd)
     assert play.job.host_failures == {1: failure(1)}
@@ -545,9 +542,9 @@ def test_a_host_lost_while_stopping_is_no_longer_waited_for_and_not_to_blame() -
 def test_a_run_that_is_over_stays_so(late: Event) -> None:
     for play in (_fails(), _succeeds()):
         assert play.job.over
-        before = play.state
+        before = play.state()
         assert play(late) == []
-        assert play.state is before
+        assert play.state() is before
         assert not play.job.interrupted
 
 
@@ -557,7 +554,7 @@ def test_a_broken_agent_is_told_to_stop_too_since_its_workers_may_live() -> None
     text = "n1, watching the workers: the process that held them died; stopping the run"
     assert actions == [Announce(text), *stops(0, 1)]
     play.drain(0)
-    assert play.state is State.STOPPING
+    assert play.state() is State.STOPPING
     assert play.drain(1) == [Finish()]
 
 
@@ -569,7 +566,7 @@ def test_hosts_that_do_not_greet_in_time_are_named() -> None:
     play.greet(1)
     assert play.wait(START - 1) == []
     assert play.wait(1) == [Finish()]
-    assert play.state is State.FAILED
+    assert play.state() is State.FAILED
     assert play.job.host_failures == {
         agent: HostFailure(f"n{agent}", "starting the agent", "it did not answer within 300 s") for agent in (0, 2)
     }
@@ -611,7 +608,7 @@ def test_workers_that_are_up_may_run_for_ever() -> None:
     play = running(1, 1)
     for _ in range(10):
         assert play.wait(1e6) == []
-    assert play.state is State.RUNNING
+    assert play.state() is State.RUNNING
 
 
 def test_workers_that_have_returned_and_do_not_end_are_stopped_and_the_run_succeeds() -> None:
@@ -620,9 +617,9 @@ def test_workers_that_have_returned_and_do_not_end_are_stopped_and_the_run_succe
     play.drain(0)
     assert play.wait(GRACE - 1) == []
     assert play.wait(1) == stops(1)
-    assert play.state is State.DRAINING
+    assert play.state() is State.DRAINING
     assert play.drain(1) == [Finish()]
-    assert play.state is State.DONE
+    assert play.state() is State.DONE
 
 
 def test_hosts_that_do_not_end_a_run_whose_workers_returned_fail_it() -> None:
@@ -643,7 +640,7 @@ def test_a_host_that_hands_over_everything_but_an_outcome_fails_the_run() -> Non
     play(Arrived(0, 0), Arrived(1, 0))
     assert kinds(play.drain(1)) == [Announce, Send]
     assert play.drain(0) == [Finish()]
-    assert play.state is State.FAILED
+    assert play.state() is State.FAILED
     assert play.job.blame == HostFailure("n1", "handing over the outcomes", "not all of them arrived")
 
 
@@ -664,7 +661,7 @@ def test_hosts_that_do_not_end_a_failed_run_are_given_up() -> None:
     assert play.wait(GRACE + SETTLE - 1) == []
     play.drain(0)
     assert play.wait(1) == [Finish()]
-    assert play.state is State.FAILED
+    assert play.state() is State.FAILED
     assert list(play.job.host_failures) == [1]
     assert isinstance(play.job.blame, WorkerEnd)
 
@@ -676,7 +673,7 @@ def test_an_interrupt_before_anything_runs_ends_it_at_once() -> None:
     play = Play((1, 1))
     play.greet(0)
     assert play(Interrupted(GRACE)) == [Finish()]
-    assert play.state is State.FAILED
+    assert play.state() is State.FAILED
     assert play.job.interrupted
 
 
@@ -687,7 +684,7 @@ def test_an_interrupt_stops_the_run(make: Callable[..., Play]) -> None:
     play.arrive_all()
     play.drain(0)
     assert play.drain(1) == [Finish()]
-    assert play.state is State.FAILED
+    assert play.state() is State.FAILED
     assert play.job.interrupted
     assert play.job.blame is None
 
@@ -715,7 +712,7 @@ def test_an_interrupt_when_no_process_is_left_does_not_wait_for_logs() -> None:
     play.say(0, Gone(RUN, ()))
     play.say(1, Gone(RUN, ()))
     assert play(Interrupted(GRACE)) == [Finish()]
-    assert play.state is State.FAILED
+    assert play.state() is State.FAILED
 
 
 def test_an_interrupt_after_a_failure_is_remembered() -> None:
@@ -730,7 +727,7 @@ def test_an_interrupt_after_a_failure_is_remembered() -> None:
 def test_a_worker_that_is_said_twice_to_have_returned_counts_once() -> None:
     play = running(1, 1)
     play.say(0, returned(0), returned(0))
-    assert play.state is State.RUNNING
+    assert play.state() is State.RUNNING
     assert len(play.job.worker_ends) == 1
 
 
@@ -759,7 +756,7 @@ def test_late_messages_of_an_earlier_run_are_ignored(message: AnyMessage) -> Non
     play = Play((1, 1))
     play.start()
     assert play.say(0, message) == []
-    assert play.state is State.RUNNING
+    assert play.state() is State.RUNNING
     assert play.job.worker_ends == []
     assert play.job.leftovers == []
     play.up(1)
@@ -772,7 +769,7 @@ def test_late_messages_of_an_earlier_run_do_not_end_one_that_is_draining() -> No
     play.arrive_all()
     assert play.say(0, Gone(EARLIER, ()), Drained(EARLIER)) == []
     assert play.say(0, Gone(RUN, ()), Drained(EARLIER)) == []
-    assert play.state is State.DRAINING
+    assert play.state() is State.DRAINING
     assert play.say(0, Drained(RUN)) == [Finish()]
 
 
@@ -820,7 +817,7 @@ def test_an_illegal_transition_tells_the_history() -> None:
     play = running(1)
     with pytest.raises(IllegalTransition, match=r"^starting → running ⇸ done$"):
         play.job._move(State.DONE, play.now)
-    assert play.state is State.RUNNING
+    assert play.state() is State.RUNNING
 
 
 @pytest.mark.parametrize(
@@ -953,7 +950,7 @@ class Simulation:
         assert self.play.job.over
         assert self.play.job.history[-1] in (State.DONE, State.FAILED)
         assert self.actions.count(Finish()) == 1
-        if self.play.state is State.FAILED and not self.play.job.interrupted:
+        if self.play.state() is State.FAILED and not self.play.job.interrupted:
             assert self.play.job.blame or self.play.job.host_failures
 
 
@@ -1061,14 +1058,14 @@ def test_agents_that_all_do_well_succeed_in_whatever_order_they_speak(data: st.D
         simulation.feed(Said(agent, Reached(DOORS)))
     speeches: list[list[Event]] = []
     for agent, count in enumerate(workers):
-        ends = [[Said(agent, returned(local)), Arrived(agent, local)] for local in range(count)]
+        ends: list[list[Event]] = [[Said(agent, returned(local)), Arrived(agent, local)] for local in range(count)]
         up: Event = Said(agent, Up(RUN, 1, tuple(range(count))))
         last: list[Event] = [Said(agent, Gone(RUN, ())), Said(agent, Drained(RUN))]
         speeches.append([up, *(event for pair in ends for event in pair), *last])
     while any(speeches):
         events = data.draw(st.sampled_from([events for events in speeches if events]))
         simulation.feed(events.pop(0))
-    assert play.state is State.DONE
+    assert play.state() is State.DONE
     assert kinds(simulation.actions)[-2:] == [Launch, Finish]
 
 
@@ -1095,7 +1092,7 @@ def test_ten_thousand_hosts() -> None:
             for action in play(event):
                 sent += isinstance(action, Send)
                 launches += [action] if isinstance(action, Launch) else []
-    assert play.state is State.DONE
+    assert play.state() is State.DONE
     assert handled == 7 * count - 1
     assert sent == count - 1
     (launch,) = launches

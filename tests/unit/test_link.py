@@ -135,13 +135,13 @@ def test_patience_begins_with_the_first_message_that_is_not_acknowledged() -> No
 
 def test_a_link_is_settled_when_everything_is_acknowledged() -> None:
     side = Side()
-    assert side.link.settled
+    settled = [side.link.settled]
     side.link.send(stop(1), 0.0)
     side.link.send(stop(2), 0.0)
-    side.link.receive(encode(Envelope(0, 1, Beat())), 0.0)
-    assert not side.link.settled
-    side.link.receive(encode(Envelope(0, 2, Beat())), 0.0)
-    assert side.link.settled
+    for received in (0, 1, 2):
+        side.link.receive(encode(Envelope(0, received, Beat())), 0.0)
+        settled.append(side.link.settled)
+    assert settled == [True, False, False, True]
 
 
 def test_repetitions_and_what_follows_a_gap_are_dropped() -> None:

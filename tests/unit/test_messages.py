@@ -29,6 +29,7 @@ from trx_agent.protocol.messages import (
     Killed,
     Kind,
     Message,
+    Preparation,
     Probe,
     Raised,
     Reached,
@@ -52,6 +53,7 @@ START = Start(
     timeout=600.0,
     import_paths=("/home/ada/src", ""),
     log_level=20,
+    preparation=Preparation({"PASSWORD": "swordfish"}, "", ()),
     rendezvous=DOORS[1],
     first_gpu=2,
 )

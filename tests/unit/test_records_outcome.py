@@ -89,7 +89,7 @@ def test_words_that_make_no_sense_are_refused(body: bytes) -> None:
         ("no", "ValueError: no"),
         ("", "ValueError"),
         (" \n ", "ValueError"),
-        ("\n first \nsecond", "ValueError: first "),
+        ("\n first\nsecond", "ValueError: first"),
         ("x" * 10_000, ("ValueError: " + "x" * 10_000)[:500]),
     ],
 )

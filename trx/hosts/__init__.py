@@ -33,7 +33,8 @@ def make_channel(
     )
 
 
-def explain_exit(host: Host, python: str, status: int, printed: str) -> HostFailure:
+def explain_exit(host: Host, python: str, status: int | None, printed: str) -> HostFailure:
     """Why the interpreter ended before the agent could say a word."""
-    reason = f"there is no interpreter {python}" if status == 127 else f"{python} cannot be executed"
-    return HostFailure(host.label, "starting Python", reason, "name the interpreter of that host with python=")
+    from trx.hosts.diagnosis import exit_failure
+
+    return exit_failure(host.label, python, status, printed)

@@ -40,7 +40,7 @@ class Steward:
     """
 
     def __init__(
-        self, agent: int, label: str, channel: Channel, front: Front, explain: Callable[[int, str], HostFailure]
+        self, agent: int, label: str, channel: Channel, front: Front, explain: Callable[[int | None, str], HostFailure]
     ) -> None:
         self._agent = agent
         self._label = label
@@ -85,7 +85,7 @@ class Steward:
                 self._channel.wait(_FAREWELL)
                 return HostFailure(self._label, status.stage, status.reason, status.advice)
             if status is None:
-                return self._ended("starting Python")
+                return self._explain(self._channel.wait(_FAREWELL), self._printed.decode(errors="replace"))
             if isinstance(status, Ready):
                 break
             port = self._channel.forward(self._front.port("127.0.0.1"))
@@ -93,7 +93,7 @@ class Steward:
         while data := self._channel.read():
             self._printed = (self._printed + data)[-KEPT:]
             self._front.agent_printed(self._agent, data)
-        return self._ended("running")
+        return self._ended()
 
     def _read_status(self) -> object | None:
         """Skips what the login shell prints; returns the agent's status, or None where it ended without one."""
@@ -109,15 +109,13 @@ class Steward:
         failure = HostFailure(self._label, "starting Python", f"its login shell printed more than {NOISE} bytes")
         raise HostUnusable(failure)
 
-    def _ended(self, stage: str) -> HostFailure:
+    def _ended(self) -> HostFailure:
         status = self._channel.wait(_FAREWELL)
         words = self._printed.decode(errors="replace").strip()
-        if status is not None and status in (126, 127) and stage == "starting Python":
-            return self._explain(status, words)
         if status is None:
             how = "the connection to it ended"
         elif status < 0 or status > 128:  # of a process, or as a shell and the guardian tell it
             how = f"its agent was killed by {signal_name(-status if status < 0 else status - 128)}"
         else:
             how = f"its agent ended with status {status}"
-        return HostFailure(self._label, stage, f"{how}: {words}" if words else how)
+        return HostFailure(self._label, "running", f"{how}: {words}" if words else how)

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import msgspec
 
+from trx_agent.protocol.messages import Preparation
+
 MARKER = b"\x1etrx-agent\x1e"
 NOISE = 64 * 1024
 
@@ -72,8 +74,7 @@ class Bootstrap(msgspec.Struct, frozen=True):
         workers: How many workers: a number, "auto", "gpu" or "cpu".
         one_machine: Whether all agents of this launch are on one and the same host.
         cwd: Of the workers.
-        environment: Variables to be set for the workers.
-        env_file: Text of a shell script whose variables are to be set as well; "" for none.
+        preparation: Of the first run, so that the import of torch can begin at once.
         torch: The launcher's version of torch ("" unknown), without what follows a plus sign.
         nonce: What the doors of the rendezvous answer with.
         beat: Seconds between signs of life.
@@ -90,8 +91,7 @@ class Bootstrap(msgspec.Struct, frozen=True):
     workers: int | str
     one_machine: bool
     cwd: str
-    environment: dict[str, str]
-    env_file: str
+    preparation: Preparation
     torch: str
     nonce: bytes
     beat: float

@@ -19,6 +19,10 @@ from trx_agent.protocol.messages import AnyMessage, Beat, Envelope, decode, enco
 Body = bytes | bytearray | memoryview
 
 
+_MOST_UNACKNOWLEDGED = 64
+"""Messages after which the sender is told that they arrived, so that it need not keep them."""
+
+
 @dataclass(frozen=True)
 class Packet:
     """Two frames, ready to be sent."""
@@ -79,6 +83,8 @@ class Link:
             self._progress = now
         if envelope.number == self._received + 1:
             self._received += 1
+            if self._received - self._acknowledged >= _MOST_UNACKNOWLEDGED:
+                self.send(Beat(), now)
             return envelope.message
         return None
 
@@ -88,7 +94,7 @@ class Link:
             self._progress = now
             for kept in self._kept:
                 self._put(kept.number, kept.message, kept.body, now)
-        if now - self.last_sent >= beat or self._received - self._acknowledged >= 64:
+        if now - self.last_sent >= beat:
             self.send(Beat(), now)
 
     @property

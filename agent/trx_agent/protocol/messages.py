@@ -54,6 +54,23 @@ class Door(msgspec.Struct, frozen=True, array_like=True):
     port: int
 
 
+class Preparation(msgspec.Struct, frozen=True):
+    """What a host's forkserver is made with. A run that needs another one gets another forkserver.
+
+    Attributes:
+        variables: To be set before Python starts, above the host's own.
+        env_file: Text of a shell script whose variables are to be set as well; "" for none.
+        preload: Modules to be imported once, before the workers are forked.
+    """
+
+    variables: dict[str, str]
+    env_file: str
+    preload: tuple[str, ...]
+
+    def __repr__(self) -> str:  # variables may be secret, and must not reach a log or a traceback
+        return f"Preparation({len(self.variables)} variables)"
+
+
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
     """Base of everything that travels in an envelope."""
 
@@ -203,6 +220,7 @@ class Start(Message, frozen=True):
         timeout: Of the process group, seconds.
         import_paths: Where to look for modules first, as the launcher does.
         log_level: Of the workers' root logger.
+        preparation: What the workers' processes are to be made with.
         rendezvous: The door that every host reached; the host whose door it is serves the store there.
         first_gpu: Which of the host's GPUs is that of local rank 0: not the first where a host is named twice.
     """
@@ -216,6 +234,7 @@ class Start(Message, frozen=True):
     timeout: float
     import_paths: tuple[str, ...]
     log_level: int
+    preparation: Preparation
     rendezvous: Door
     first_gpu: int
 

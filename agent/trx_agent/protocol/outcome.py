@@ -7,6 +7,9 @@ becomes of the pickle that follows: the exception object, or nothing where it co
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import msgspec
 
 LONGEST_TEXT = 64 * 1024
@@ -35,6 +38,24 @@ class WorkerError(msgspec.Struct, frozen=True):
         first = self.message.strip().split("\n", 1)[0]
         what = f"{self.kind}: {first}"[:500] if first else self.kind
         return what if self.stage == CALLING else f"{what} (while {self.stage})"
+
+
+class Remade:
+    """Pickles an exception whose own `__init__` wants other arguments than its `args`: it is made again without it."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __reduce__(self) -> tuple[Callable[..., Exception], tuple[Any, ...]]:
+        return _remake, (type(self._error), self._error.args, vars(self._error))
+
+
+def _remake(kind: type[Exception], args: tuple[Any, ...], state: dict[str, Any]) -> Exception:
+    error: Exception = kind.__new__(kind, *args)
+    builtin: Any = next(base for base in kind.__mro__ if base.__module__ == "builtins")
+    builtin.__init__(error, *args)
+    error.__dict__.update(state)
+    return error
 
 
 def frame(error: WorkerError) -> bytes:

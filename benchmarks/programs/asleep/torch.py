@@ -1,4 +1,4 @@
-"""Takes the place of torch where many hosts share this machine's cores: an import that never ends, and costs nothing."""
+"""Takes the place of torch where many hosts share this machine's cores: an import that costs nothing, for ever."""
 
 import time
 
