@@ -8,13 +8,15 @@ TORCH ?= torch==2.13.0
 WORKERS ?= 2
 # for example: make unit ARGS="-k plan -x"
 ARGS ?=
+# for example: make bench ROWS="--quick import cold_local"
+ROWS ?=
 
 BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PYTEST = $(BIN)/python -m pytest
 LOWEST := .venv-lowest
 
-.PHONY: help demo test lint format types unit integration lab test-lowest wheel system clean
+.PHONY: help demo test lint format types unit integration lab test-lowest bench wheel system clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -49,6 +51,9 @@ lab: system $(VENV)/ready-dev ## hosts made of namespaces
 test-lowest: $(LOWEST)/ready ## unit and integration tests with the oldest dependencies that are allowed
 	$(LOWEST)/bin/python -m pytest tests/unit tests/integration -n $(WORKERS) --dist loadgroup $(ARGS)
 
+bench: system $(VENV)/ready-bench ## measures beside the peers; all rows, or ROWS="cold_local import"
+	$(BIN)/python -m benchmarks $(ROWS)
+
 wheel: $(VENV)/ready-dev ## dist/*.whl
 	$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir dist .
 
@@ -74,6 +79,10 @@ $(VENV)/ready-demo: pyproject.toml $(VENV)/ready-torch
 $(VENV)/ready-dev: pyproject.toml $(VENV)/ready-torch
 	$(PIP) '$(TORCH)' --editable '.[demo,dev]'
 	@touch $@ $(VENV)/ready-demo
+
+$(VENV)/ready-bench: pyproject.toml $(VENV)/ready-dev
+	$(PIP) '$(TORCH)' --editable '.[demo,dev,bench]'
+	@touch $@
 
 $(LOWEST)/ready: pyproject.toml tools/lowest_bounds.py
 	$(PYTHON) -m venv $(LOWEST)

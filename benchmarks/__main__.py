@@ -21,7 +21,7 @@ def main() -> None:
         measured = [_measure(row, bench) for row in _chosen(options.rows)]
     whole = not options.rows and not options.quick
     folder = report.PUBLISHED if whole or options.publish else report.PRIVATE
-    report.write(measured, folder)
+    report.write(measured, folder, quick=options.quick)
     print(f"\n{report.table(measured)}\n\nwritten to {folder}")
 
 

@@ -22,16 +22,16 @@ PRIVATE = peers.HOME / "results"
 _BEGIN, _END = "<!-- written by make bench: begin -->", "<!-- written by make bench: end -->"
 
 
-def write(measured: Sequence[Measured], folder: Path) -> None:
+def write(measured: Sequence[Measured], folder: Path, *, quick: bool) -> None:
     """Writes `performance.json`, `performance.svg`, and the table into `performance.md`, whose other text stays."""
     from benchmarks.picture import draw
 
     folder.mkdir(parents=True, exist_ok=True)
     facts = machine()
-    result = {"machine": facts, "rows": [_as_json(each) for each in measured]}
+    result = {"machine": facts, "quick": quick, "rows": [_as_json(each) for each in measured]}
     (folder / "performance.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     drawn = draw(measured, folder / "performance.svg")
-    _write_table(folder / "performance.md", f"{_sentence(facts)}\n\n{table(measured)}", drawn)
+    _write_table(folder / "performance.md", f"{_sentence(facts, quick)}\n\n{table(measured)}", drawn)
 
 
 def machine() -> dict[str, str]:
@@ -115,9 +115,10 @@ def _aim_as_json(aim: Aim, measured: Measured) -> dict[str, Any]:
     return {"text": aim.text, "number": found, "unit": aim.unit, "met": None if found is None else aim.met(found)}
 
 
-def _sentence(facts: dict[str, str]) -> str:
+def _sentence(facts: dict[str, str], quick: bool) -> str:
     versions = ", ".join(f"{name} {facts[name]}" for name in ("python", "torch", "trx", *peers.PEERS) if name in facts)
-    return f"Measured on {facts['date']}, {facts['cores']} cores, {facts['system']}: {versions}."
+    look = " A quick look: few rounds, and smaller work than the titles say." if quick else ""
+    return f"Measured on {facts['date']}, {facts['cores']} cores, {facts['system']}: {versions}.{look}"
 
 
 def _write_table(path: Path, text: str, picture: bool) -> None:

@@ -4,6 +4,7 @@ from trx.environment import DEFAULT_ENV_VARS
 from trx.errors import AgentFailedError, HostFailure, LaunchError, WorkerFailedError, WorkerFailure
 from trx.launcher import Launcher, launch
 from trx.results import LaunchResult
+from trx.timeline import Timeline
 
 __all__ = [
     "DEFAULT_ENV_VARS",
@@ -12,6 +13,7 @@ __all__ = [
     "LaunchError",
     "LaunchResult",
     "Launcher",
+    "Timeline",
     "WorkerFailedError",
     "WorkerFailure",
     "launch",

@@ -28,6 +28,7 @@ from trx.job import Announce, Arrived, Event, Finish, Interrupted, Job, Launch, 
 from trx.output import Outputs, Sink, Source
 from trx.payload_flow import PayloadFlow
 from trx.plan import Host
+from trx.timeline import Moment, Recorder, Timeline
 from trx_agent.protocol import messages
 from trx_agent.protocol.bootstrap import Bootstrap, frame, loader
 from trx_agent.protocol.messages import (
@@ -37,11 +38,14 @@ from trx_agent.protocol.messages import (
     Data,
     Door,
     Ended,
+    Gone,
     Hello,
     Kind,
+    Mark,
     Preparation,
     Start,
     Stream,
+    Up,
 )
 from trx_agent.protocol.payload import Pickled
 
@@ -89,6 +93,7 @@ class RunReport:
 
     job: Job
     outcomes: Outcomes
+    timeline: Timeline
 
 
 class Engine:
@@ -129,6 +134,7 @@ class Engine:
         self._future: Future[RunReport] | None = None
         self._granted: dict[tuple[int, Stream], int] = {}
         self._calls: set[Future[Any]] = set()  # what other threads wait for
+        self._recorder = Recorder(time.monotonic())
         self._closing = False
         self._next_tick = 0.0
         self._stewards = [
@@ -178,6 +184,7 @@ class Engine:
     # ---- for the stewards' threads (`steward.Front`) ----------------------------------------------------------------
 
     def bootstrap(self, agent: int, address: str) -> bytes:
+        self._mark(agent, Moment.CONNECTED)
         endpoint = self._call(lambda: self._hub.listen(address))
         return loader(self._settings.python_version) + frame(self._make_bootstrap(agent, endpoint))
 
@@ -242,11 +249,19 @@ class Engine:
                 if stream.run == self._runs and agent in self._payloads:
                     self._payloads[agent].grant(upto)
             case Hello() as hello:
+                self._mark(agent, Moment.AGENT_UP)
                 self._hellos[agent] = hello
                 self._feed_job(Said(agent, hello))
             case Ended() as ended if self._intake and ended.run == self._runs:
                 self._intake.expect(agent, ended)
+                self._mark(agent, Moment.ENDED, ended.local_rank, ended.marks)
                 self._feed_job(Said(agent, ended))
+            case Up(marks=marks):
+                self._mark(agent, Moment.FORKED, marks=marks)
+                self._feed_job(Said(agent, message))
+            case Gone():
+                self._mark(agent, Moment.ALL_GONE)
+                self._feed_job(Said(agent, message))
             case _:
                 self._feed_job(Said(agent, message))
 
@@ -263,6 +278,7 @@ class Engine:
     def _take_outcome(self, intake: Intake, agent: int, stream: Stream, offset: int, body: bytes) -> None:
         try:
             if intake.take_outcome(agent, stream.local_rank, offset, body):
+                self._mark(agent, Moment.OUTCOME_IN, stream.local_rank)
                 self._feed_job(Arrived(agent, stream.local_rank))
         except KeyError:
             reason = f"it sent an outcome of local rank {stream.local_rank} that it had not announced"
@@ -287,6 +303,8 @@ class Engine:
 
     def _start_run(self, call: Pickled, preparation: Preparation, future: Future[RunReport]) -> None:
         self._runs += 1
+        if self._runs > 1:
+            self._recorder = Recorder(time.monotonic())
         self._future = future
         self._call_bytes = call
         self._preparation = preparation
@@ -344,6 +362,7 @@ class Engine:
                 first_gpu=each.first_gpu,
             )
             self._hub.send(each.host.index, start)
+            self._mark(each.host.index, Moment.ORDERED)
             self._payloads[each.host.index] = flow
             for worker in each.workers:
                 self._intake.name(each.host.index, worker)
@@ -366,7 +385,7 @@ class Engine:
             return
         future, self._future = self._future, None
         self._calls.discard(future)
-        report = RunReport(self._job, self._intake.outcomes())
+        report = RunReport(self._job, self._intake.outcomes(), self._recorder.timeline())
         self._job = None
         self._intake = None
         self._call_bytes = None
@@ -396,6 +415,16 @@ class Engine:
             lease=settings.lease,
             grace=settings.grace,
         )
+
+    def _mark(self, agent: int, moment: Moment, local_rank: int | None = None, marks: Sequence[Mark] = ()) -> None:
+        """Notes what a host or a worker has done now, and what it says it had done before."""
+        now = time.monotonic()
+        source = self._intake.source(agent, local_rank) if self._intake and local_rank is not None else None
+        rank = source.rank if source else None
+        label = self._hosts[agent].label
+        for mark in marks:
+            self._recorder.mark(Moment(mark.name), now - mark.ago, label, rank)
+        self._recorder.mark(moment, now, label, rank)
 
     def _source(self, agent: int, local_rank: int) -> Source:
         source = self._intake.source(agent, local_rank) if self._intake else None

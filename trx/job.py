@@ -272,7 +272,8 @@ class Job:
                 told = [f"{label}: {process}" for process in leftovers]
                 self.leftovers += [each for each in told if each not in self.leftovers]
                 self._running.discard(event.agent)
-                if any(agent == event.agent for agent, _ in self._workers):
+                # Whoever is stopped before its workers are up has no end of theirs to tell.
+                if self.state is not State.STOPPING and any(agent == event.agent for agent, _ in self._workers):
                     reason = "its workers are gone, and it did not say how they ended"
                     self._host_failed(event.agent, HostFailure(label, "running", reason), now)
             case Drained(run) if run == self.number:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+
+from trx.timeline import Timeline
 
 T = TypeVar("T")
 
@@ -16,10 +18,12 @@ class LaunchResult(Generic[T]):
     Attributes:
         values: In the order of the ranks.
         hostnames: Of each rank, as the user named it.
+        timeline: Where the time went.
     """
 
     values: tuple[T, ...]
     hostnames: tuple[str, ...]
+    timeline: Timeline = field(default_factory=Timeline, compare=False, repr=False)
 
     def __len__(self) -> int:
         """The world size."""

@@ -47,7 +47,8 @@ def _result(report: RunReport, log_path: LogPath) -> LaunchResult[Any]:
     values, failures = _load(report, ends, log_path)
     if failures:
         raise WorkerFailedError(tuple(failures), values)
-    return LaunchResult(tuple(values.values()), tuple(end.worker.host.hostname for end in ends))
+    hostnames = tuple(end.worker.host.hostname for end in ends)
+    return LaunchResult(tuple(values.values()), hostnames, report.timeline)
 
 
 def _load(

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -49,7 +50,7 @@ class ForkServer:
                 pass_fds=[theirs.fileno()],
             )
         self.pid = self._process.pid
-        self.ready = False
+        self.ready_since: float | None = None
 
     def fileno(self) -> int:
         """Becomes readable once the imports are done, or the process has ended: see `hear`."""
@@ -58,7 +59,8 @@ class ForkServer:
     def hear(self) -> None:
         """Learns whether the imports are done."""
         with contextlib.suppress(OSError):
-            self.ready = self._socket.recv(len(_READY), socket.MSG_DONTWAIT) == _READY or self.ready
+            if self._socket.recv(len(_READY), socket.MSG_DONTWAIT) == _READY:
+                self.ready_since = time.monotonic()
 
     def fork_runner(self, directory: Path, door: socket.socket | None) -> socket.socket:
         """Orders a runner for the run that `directory` describes; where the import is still going on, it comes later.

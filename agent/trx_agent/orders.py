@@ -10,6 +10,15 @@ ORDER = "order"
 PAYLOAD = "payload"
 """The file in a run's directory that holds the function and its arguments, for the workers."""
 
+MARKS = "marks"
+"""A worker's file of what it has done by when: lines of a name, a tab, and seconds of the host's monotonic clock."""
+
+LOADED, JOINED, CALLED, WRITTEN = "function loaded", "group joined", "function called", "outcome written"
+"""Names of a worker's marks."""
+
+TORCH_IMPORTED = "torch imported"
+"""Name of a forkserver's mark."""
+
 PART, RETURNED, RAISED = "part", "returned", "raised"
 """Files in a worker's folder: its outcome while it is being written, and its names when it is whole."""
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import msgspec
 from trx_agent import orders, tree
 from trx_agent.forkserver import ForkServer
 from trx_agent.oom import OomCounter
-from trx_agent.orders import ORDER, PAYLOAD, RAISED, RETURNED
+from trx_agent.orders import MARKS, ORDER, PAYLOAD, RAISED, RETURNED, TORCH_IMPORTED
 from trx_agent.protocol import outcome
 from trx_agent.protocol.link import Body
 from trx_agent.protocol.messages import (
@@ -32,6 +33,7 @@ from trx_agent.protocol.messages import (
     Gone,
     Killed,
     Kind,
+    Mark,
     Raised,
     Returned,
     Start,
@@ -154,7 +156,7 @@ class Run:
         if isinstance(report, orders.Started):
             self._pids = report.workers
             self._spare.add(report.runner)
-            self._send(Up(self.number, report.runner, report.workers), b"")
+            self._send(Up(self.number, report.runner, report.workers, self._torch_imported(now)), b"")
             for local_rank in range(len(self._pids)):
                 self._look_for_outcome(local_rank)
         elif isinstance(report, orders.WorkerGone):
@@ -202,7 +204,7 @@ class Run:
         if self.gone:
             return
         # Where the imports have failed, the end of the forkserver tells more.
-        if len(self._codes) < len(self._pids) or (not self._pids and self._forkserver.ready):
+        if len(self._codes) < len(self._pids) or (not self._pids and self._forkserver.ready_since is not None):
             self._send(Broken("watching the workers", "the process that held them died"), b"")
         self._codes = dict.fromkeys(range(len(self._pids)), -9)
         self._end(now, 0.0)
@@ -238,7 +240,12 @@ class Run:
         self._reported.add(local_rank)
         folder = self.folder(local_rank)
         printed = last_lines([folder / "stdout", folder / "stderr"])
-        self._send(Ended(self.number, local_rank, self._pids[local_rank], ending, size, printed), b"")
+        marks = _read_marks(folder / MARKS, time.monotonic())
+        self._send(Ended(self.number, local_rank, self._pids[local_rank], ending, size, printed, marks), b"")
+
+    def _torch_imported(self, now: float) -> tuple[Mark, ...]:
+        since = self._forkserver.ready_since
+        return (Mark(TORCH_IMPORTED, now - since),) if since is not None else ()
 
     def _has_gone(self, leftovers: tuple[str, ...]) -> None:
         self.gone = True
@@ -277,6 +284,14 @@ def _summary(path: Path) -> str:
         size = file.read(4)
         error, _ = outcome.unframe(size + file.read(int.from_bytes(size, "big")))
     return error.summary
+
+
+def _read_marks(path: Path, now: float) -> tuple[Mark, ...]:
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        return ()
+    return tuple(Mark(name, now - float(at)) for name, at in (line.split("\t") for line in lines))
 
 
 def write_order(order: Start, directory: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import faulthandler
 import logging
 import mmap
+import multiprocessing
 import os
 import pickle
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,12 +21,15 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from trx_agent.linux import die_with_parent, flush, write_lines_at_once
-from trx_agent.orders import PART, PAYLOAD, RAISED, RETURNED
+from trx_agent.orders import CALLED, JOINED, LOADED, MARKS, PART, PAYLOAD, RAISED, RETURNED, WRITTEN
 from trx_agent.protocol import diagnose, outcome, payload, records
 from trx_agent.protocol.messages import Start
 
 TORCH_HANDLES = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 """Signals whose handlers torch's process context replaces in the process that starts the workers."""
+
+_LONGEST_SOCKET_DIRECTORY = 80
+"""Bytes: the path of a socket may have 107, and its name needs some of them."""
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
@@ -41,16 +46,17 @@ def main(order: Start, local_rank: int, directory: Path, runner: int, inherited:
     """
     _become_worker(runner, inherited)
     folder = directory / str(local_rank)
+    _keep_multiprocessing_below(folder)
     _send_records_to(folder / "records", order.log_level)
-    stage = _Stage()
+    stage = _Stage(folder / MARKS)
     try:
-        with stage("loading the function"):
+        with stage("loading the function", LOADED):
             function, args, kwargs = _load(directory / PAYLOAD, order.import_paths)
-        with stage("joining the process group"):
+        with stage("joining the process group", JOINED):
             _join_process_group(order, local_rank)
-        with stage(outcome.CALLING):
+        with stage(outcome.CALLING, CALLED):
             value = function(*args, **kwargs)
-        with stage("pickling what the function returned"):
+        with stage("pickling what the function returned", WRITTEN):
             _write_value(folder, value)
     except BaseException as error:  # SystemExit and KeyboardInterrupt are failures too: there is no result
         _write_error(folder, stage.name, error)
@@ -62,14 +68,17 @@ def main(order: Start, local_rank: int, directory: Path, runner: int, inherited:
 
 
 class _Stage:
-    """Remembers what the worker was doing when it failed."""
+    """Remembers what the worker was doing when it failed, and notes what it has done by when."""
 
-    name = "starting"
+    def __init__(self, marks: Path) -> None:
+        self.name = "starting"
+        self._marks = os.open(marks, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
     @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
+    def __call__(self, name: str, mark: str) -> Iterator[None]:
         self.name = name
         yield
+        os.write(self._marks, f"{mark}\t{time.monotonic()}\n".encode())
 
 
 def _become_worker(runner: int, inherited: list[int]) -> None:
@@ -87,6 +96,12 @@ def _become_worker(runner: int, inherited: list[int]) -> None:
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # TextIOWrapper, as nobody replaced it yet
     write_lines_at_once()
     faulthandler.enable()
+
+
+def _keep_multiprocessing_below(folder: Path) -> None:
+    """Has its sockets (a DataLoader's workers make some) go with the run: who is killed cannot remove them from /tmp."""
+    if len(os.fsencode(folder)) <= _LONGEST_SOCKET_DIRECTORY:
+        multiprocessing.current_process()._config["tempdir"] = str(folder)  # type: ignore[attr-defined]  # private
 
 
 def _send_records_to(path: Path, level: int) -> None:

@@ -1,4 +1,4 @@
-"""Bare SSH connections to many hosts, by the library that trx uses, so many at a time."""
+"""Bare SSH connections to many hosts, by the library that trx uses; where the driver wants, each starts a program."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ config = fabric.Config(runtime_ssh_path=wanted["ssh_config"])
 
 
 def connect(hostname: str) -> fabric.Connection:
-    """Logs in."""
+    """Logs in, and runs the program to its end."""
     connection = fabric.Connection(hostname, config=config)
     connection.open()
+    if wanted.get("command"):
+        connection.run(wanted["command"], hide=True, in_stream=False)
     return connection
 
 

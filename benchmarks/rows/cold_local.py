@@ -29,11 +29,8 @@ def _launch(name: str, argv: list[str]) -> Sample:
 @contextmanager
 def _contestants(bench: Bench) -> Iterator[Sequence[Contestant]]:
     settings = {"cold": True, "workers": 2, "backend": "gloo"}
-    trx, torchrunx = (
-        bench.argv("trx_session", settings=settings),
-        bench.argv("torchrunx_session", "torchrunx", settings=settings),
-    )
-    ray, monarch = (bench.argv(f"{peer}_session", peer, settings=settings) for peer in ("ray", "monarch"))
+    trx = bench.argv("trx_session", settings=settings)
+    torchrunx, ray, monarch = (bench.argv(f"{peer}_session", peer, settings=settings) for peer in _PEERS)
     yield [
         Contestant("trx", lambda: _launch("trx", trx)),
         Contestant("torchrun", lambda: {"torchrun": run(_torchrun())}),

@@ -22,9 +22,12 @@ def _contestants(bench: Bench) -> Iterator[Sequence[Contestant]]:
             return {name: cold(argv, start)["seconds"]}
 
         bare = bench.argv("ssh_session", settings={**settings, "threads": _THREADS})
+        command = f"{bench.python(None)} -c pass"
+        starting = bench.argv("ssh_session", settings={**settings, "threads": _THREADS, "command": command})
         yield [
             Contestant("trx", lambda: launch("trx", bench.argv("hello_session", settings=settings))),
             Contestant("bare SSH", lambda: launch("bare SSH", bare)),
+            Contestant("SSH, python -c pass", lambda: launch("SSH, python -c pass", starting)),
         ]
 
 
@@ -37,7 +40,7 @@ ROWS = [
         contestants=_contestants,
         rounds=5,
         quick_rounds=1,
-        floor=frozenset({"bare SSH"}),
+        floor=frozenset({"bare SSH", "SSH, python -c pass"}),
         note="all on this machine's cores; torch is asleep there, since each real host imports it on its own",
     )
 ]

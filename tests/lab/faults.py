@@ -167,12 +167,12 @@ class Launch:
             "ssh_config_file": str(lab.ssh_config),
         }
         script = lab.script_file(_OPENING + source + _CLOSING)
-        words = [sys.executable, "-X", "faulthandler", script, self._diary, json.dumps({**ours, **settings}), *functions]
+        words = [sys.executable, "-X", "faulthandler", str(script), str(self._diary), json.dumps({**ours, **settings})]
         self.said: list[tuple[float, str]] = []
         self._readers: list[threading.Thread] = []
         pipe: int = subprocess.PIPE if terminal is None else terminal
         self.process = lab.launcher.popen(
-            words if terminal is None else ["setsid", "--ctty", *words],
+            [*([] if terminal is None else ["setsid", "--ctty"]), *words, *functions],
             env={"TRX_LOG_DIR": str(self.logs)},
             cwd="/",
             stdin=subprocess.DEVNULL if terminal is None else terminal,

@@ -69,7 +69,7 @@ def test_what_is_no_bootstrap_is_refused(body: bytes) -> None:
         unframe(body)
 
 
-@pytest.mark.parametrize("thing", [BOOTSTRAP, KEYS, [BOOTSTRAP], {"keys": KEYS}])
+@pytest.mark.parametrize("thing", [BOOTSTRAP, KEYS, BOOTSTRAP.preparation, [BOOTSTRAP], {"keys": KEYS}])
 def test_secrets_are_not_shown(thing: object) -> None:
     for text in (repr(thing), str(thing), f"{thing}"):
         assert "secret" not in text

@@ -243,7 +243,7 @@ def test_a_coroutine_function_is_refused_with_what_to_do(func: Callable[..., Any
 @pytest.mark.parametrize(
     "func",
     [work, Callables, AsyncCallable, Callables(), functools.partial(work), lambda: None, print, [].append],
-    ids=repr,
+    ids=lambda func: getattr(func, "__qualname__", type(func).__name__),
 )
 def test_whatever_else_can_be_called_is_good(func: Callable[..., Any]) -> None:
     with pytest.raises(Started):

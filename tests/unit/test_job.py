@@ -548,6 +548,22 @@ def test_a_run_that_is_over_stays_so(late: Event) -> None:
         assert not play.job.interrupted
 
 
+def test_a_host_whose_workers_are_gone_without_a_word_fails_the_run() -> None:
+    play = running(1, 2)
+    play.say(1, returned(0))
+    reason = "its workers are gone, and it did not say how they ended"
+    assert play.say(1, Gone(RUN, ())) == [Announce(f"n1, running: {reason}; stopping the run"), *stops(0)]
+    assert play.job.blame == HostFailure("n1", "running", reason)
+
+
+def test_a_host_that_is_stopped_before_its_workers_are_up_has_not_failed() -> None:
+    play = Play((1, 1))
+    play.start()
+    play(lost(1))
+    assert play.drain(0) == [Finish()]
+    assert list(play.job.host_failures) == [1]
+
+
 def test_a_broken_agent_is_told_to_stop_too_since_its_workers_may_live() -> None:
     play = running(1, 1)
     actions = play.say(1, Broken("watching the workers", "the process that held them died"))

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trx_agent.protocol import outcome, records
-from trx_agent.protocol.outcome import LONGEST_TEXT, WorkerError
+from trx_agent.protocol import outcome, payload, records
+from trx_agent.protocol.outcome import LONGEST_TEXT, Remade, WorkerError
 from trx_agent.protocol.records import LONGEST, Reader, Record
 
 ERROR = WorkerError("calling the function", "torch.OutOfMemoryError", "no\nmemory “left”", "Traceback ...")
@@ -109,3 +109,21 @@ def test_a_very_long_text_keeps_its_beginning_and_its_end(length: int) -> None:
     assert (cut[0], cut[-1]) == ("b", "e")
     assert f"{length - LONGEST_TEXT} characters left out" in cut
     assert len(cut) < LONGEST_TEXT + 100
+
+
+class Several(ValueError):
+    """Cannot be unpickled: its `args` are not what its __init__ wants."""
+
+    def __init__(self, code: int, where: str) -> None:
+        super().__init__(f"{code} at {where}")
+        self.code = code
+
+
+def test_an_exception_whose_init_wants_other_arguments_is_made_again_without_it() -> None:
+    pickled = payload.dumps(Several(3, "home"))
+    with pytest.raises(TypeError, match="where"):
+        payload.loads(pickled.pickle, pickled.buffers)
+    pickled = payload.dumps(Remade(Several(3, "home")))
+    error = payload.loads(pickled.pickle, pickled.buffers)
+    assert type(error) is Several
+    assert (str(error), error.args, error.code) == ("3 at home", ("3 at home",), 3)

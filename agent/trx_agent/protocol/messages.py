@@ -123,12 +123,20 @@ class Reached(Message, frozen=True):
     doors: tuple[Door, ...]
 
 
+class Mark(msgspec.Struct, frozen=True, array_like=True):
+    """Something was done `ago` seconds before the message that says so was sent. Hosts' clocks are not compared."""
+
+    name: str
+    ago: float
+
+
 class Up(Message, frozen=True):
     """The run's worker processes exist, in the order of their local ranks."""
 
     run: int
     runner: int
     workers: tuple[int, ...]
+    marks: tuple[Mark, ...] = ()
 
 
 class Returned(Message, frozen=True):
@@ -168,6 +176,7 @@ class Ended(Message, frozen=True):
         ending: How it ended.
         size: Bytes of the outcome stream (0 where there is none).
         last_lines: The end of what the worker printed.
+        marks: What the worker had done by when.
     """
 
     run: int
@@ -176,6 +185,7 @@ class Ended(Message, frozen=True):
     ending: Ending
     size: int
     last_lines: str
+    marks: tuple[Mark, ...] = ()
 
 
 class Gone(Message, frozen=True):

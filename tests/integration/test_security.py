@@ -1,0 +1,650 @@
+"""Who gets in: nobody but the agents of this launch, whatever is sent to the launcher's port. See SECURITY.md."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import psutil
+import pytest
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+import trx
+import trx.engine
+import trx.session
+from trx.hub import Hub, HubError
+from trx_agent.doors import Doors, Knocking
+from trx_agent.protocol import payload
+from trx_agent.protocol.bootstrap import Bootstrap, Keys, Ready, Refused, Status, status_line, unframe
+from trx_agent.protocol.link import Link, Packet
+from trx_agent.protocol.messages import (
+    CHUNK,
+    AnyMessage,
+    Beat,
+    Bye,
+    Data,
+    Door,
+    Drained,
+    Ended,
+    Envelope,
+    Gone,
+    Hello,
+    Kind,
+    Raised,
+    Returned,
+    Start,
+    Stop,
+    Stream,
+    Up,
+    decode,
+    encode,
+)
+
+from .helpers import Script, rank, signal_file, travels_by_value, wait_until
+
+travels_by_value(__name__)
+
+MEGABYTE = 1 << 20
+ROOM = 16 * MEGABYTE
+"""What a stranger may cost."""
+
+MANY = 500
+"""Idle connections."""
+
+GREETING = b"\xff" + 8 * b"\0" + b"\x7f" + b"\x03\x00" + b"CURVE".ljust(20, b"\0") + 32 * b"\0"
+"""How ZeroMQ's protocol (ZMTP 3.0) begins, for a client that will use CURVE."""
+
+
+class Canary:
+    """Makes a directory when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def canary_bytes(path: Path) -> bytes:
+    return b"".join(bytes(piece) for piece in payload.dumps(Canary(path)).encode())
+
+
+# ---- a launch that goes on while it is attacked -----------------------------------------------------------------------
+
+
+class SpiedHub(Hub):
+    """The launcher's own, which the tests can ask for its keys."""
+
+    made: list[SpiedHub]
+    made = []
+
+    def __init__(self, agents: int, beat: float) -> None:
+        super().__init__(agents, beat)
+        self.made.append(self)
+
+    @property
+    def port(self) -> int:
+        (endpoint,) = self._endpoints.values()
+        return int(endpoint.rpartition(":")[2])
+
+
+@dataclass
+class Target:
+    """An open launcher of two agents, and what listened in this process before."""
+
+    launcher: trx.Launcher
+    hub: SpiedHub
+    before: set[tuple[str, int]]
+
+
+@pytest.fixture(scope="module")
+def workers(open_log_base: Path) -> Iterator[Target]:  # type: ignore[misc]  # named so that xdist keeps its users together
+    before = listening(os.getpid())
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("TRX_LOG_DIR", str(open_log_base / "attacked"))
+        monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # as in every test: a change would make new processes
+        monkeypatch.setattr(trx.engine, "Hub", SpiedHub)
+        launcher = trx.Launcher(["localhost", "localhost"], 1, backend=None, grace_period=1.0)
+        launcher.__enter__()
+    try:
+        launcher.run(os.getpid)
+        yield Target(launcher, SpiedHub.made[-1], before)
+    finally:
+        launcher.__exit__(None, None, None)
+
+
+@dataclass(frozen=True)
+class Present:
+    """The run that is going on."""
+
+    number: int
+    store: tuple[str, int]
+
+
+@contextmanager
+def running(target: Target, directory: Path) -> Iterator[Present]:
+    """A run that goes on until the block is left, and must then end well."""
+
+    def work() -> int:
+        if rank() == 0:
+            names = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
+            (directory / "run").write_text(" ".join(os.environ[name] for name in names))
+        signal_file(directory / f"up.{rank()}")
+        deadline = time.monotonic() + 50
+        while not (directory / "go").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return rank()
+
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(target.launcher.run, work)
+        try:
+            wait_until(lambda: run.done() or all((directory / f"up.{each}").exists() for each in (0, 1)), "workers up")
+            run_id, address, port = (directory / "run").read_text().split()
+            yield Present(int(run_id.rpartition("-")[2]), (address, int(port)))
+        finally:
+            signal_file(directory / "go")
+        assert list(run.result(20)) == [0, 1]
+
+
+def listening(pid: int) -> set[tuple[str, int]]:
+    """Addresses and ports at which a process waits for strangers, by TCP or UDP."""
+    return {
+        (connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port)
+        for connection in psutil.Process(pid).net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN or connection.type == socket.SOCK_DGRAM
+    }
+
+
+# ---- 1. nothing is unpickled before its sender is authenticated --------------------------------------------------------
+
+
+def forged_run(canary: bytes, run: int) -> list[tuple[bytes, bytes]]:
+    """Packets that end any run of one worker with the canary as its value, however many were received before."""
+    packets: list[tuple[bytes, bytes]] = []
+    for number in range(1, 80):
+        messages: list[tuple[AnyMessage, bytes]] = [
+            (Ended(run, 0, 1, Returned(), len(canary), ""), b""),
+            (Data(Stream(run, 0, Kind.OUTCOME), 0), canary),
+            (Gone(run, ()), b""),
+            (Drained(run), b""),
+        ]
+        packets += [(encode(Envelope(number + i, 0, message)), body) for i, (message, body) in enumerate(messages)]
+    return packets
+
+
+Configure = Callable[[zmq.Socket[bytes], Hub], None]
+
+
+def with_null(peer: zmq.Socket[bytes], hub: Hub) -> None:
+    pass
+
+
+def with_plain(peer: zmq.Socket[bytes], hub: Hub) -> None:
+    peer.plain_username, peer.plain_password = b"0", b""
+
+
+def use(peer: zmq.Socket[bytes], server: bytes, public: bytes, secret: bytes) -> None:
+    peer.curve_serverkey, peer.curve_publickey, peer.curve_secretkey = server, public, secret
+
+
+def without_the_server_key(peer: zmq.Socket[bytes], hub: Hub) -> None:
+    use(peer, zmq.curve_keypair()[0], *zmq.curve_keypair())
+
+
+def with_an_agents_key_but_not_the_servers(peer: zmq.Socket[bytes], hub: Hub) -> None:
+    use(peer, zmq.curve_keypair()[0], hub.keys(0).agent_public, hub.keys(0).agent_secret)
+
+
+def with_keys_of_its_own(peer: zmq.Socket[bytes], hub: Hub) -> None:
+    use(peer, hub.keys(0).launcher_public, *zmq.curve_keypair())
+
+
+def with_the_servers_own_public_key(peer: zmq.Socket[bytes], hub: Hub) -> None:
+    use(peer, hub.keys(0).launcher_public, hub.keys(0).launcher_public, zmq.curve_keypair()[1])
+
+
+def with_an_agents_public_key_but_not_its_secret(peer: zmq.Socket[bytes], hub: Hub) -> None:
+    use(peer, hub.keys(0).launcher_public, hub.keys(0).agent_public, zmq.curve_keypair()[1])
+
+
+def with_all_keys_of_another_launch(peer: zmq.Socket[bytes], hub: Hub) -> None:
+    keys = keys_of_another_launch()
+    use(peer, keys.launcher_public, keys.agent_public, keys.agent_secret)
+
+
+def with_an_agents_keys_of_another_launch(peer: zmq.Socket[bytes], hub: Hub) -> None:
+    keys = keys_of_another_launch()
+    use(peer, hub.keys(0).launcher_public, keys.agent_public, keys.agent_secret)
+
+
+def keys_of_another_launch() -> Keys:
+    other = Hub(1, 1.0)
+    try:
+        return other.keys(0)
+    finally:
+        other.close(0.0)
+
+
+@contextmanager
+def dealer(endpoint: str, configure: Callable[[zmq.Socket[bytes]], object]) -> Iterator[zmq.Socket[bytes]]:
+    context = zmq.Context()
+    try:
+        peer: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+        configure(peer)
+        peer.connect(endpoint)
+        yield peer
+    finally:
+        context.destroy(linger=0)
+
+
+def is_let_in(monitor: Any, within: float = 10.0) -> bool:
+    """Whether the first handshake of a socket that is monitored succeeds."""
+    deadline = time.monotonic() + within
+    while monitor.poll(max(0.0, 1000 * (deadline - time.monotonic()))):
+        event = recv_monitor_message(monitor)["event"]
+        if event == zmq.Event.HANDSHAKE_SUCCEEDED:
+            return True
+        if event in (zmq.Event.DISCONNECTED, zmq.Event.HANDSHAKE_FAILED_AUTH, zmq.Event.HANDSHAKE_FAILED_PROTOCOL):
+            return False
+    raise TimeoutError("the launcher neither let the peer in nor refused it")
+
+
+@pytest.mark.parametrize(
+    "configure",
+    [
+        with_null,
+        with_plain,
+        without_the_server_key,
+        with_an_agents_key_but_not_the_servers,
+        with_keys_of_its_own,
+        with_the_servers_own_public_key,
+        with_an_agents_public_key_but_not_its_secret,
+        with_all_keys_of_another_launch,
+        with_an_agents_keys_of_another_launch,
+    ],
+)
+def test_peers_without_keys_of_this_launch_are_refused(workers: Target, tmp_path: Path, configure: Configure) -> None:
+    canary = tmp_path / "canary"
+    monitors: list[Any] = []
+
+    def prepare(peer: zmq.Socket[bytes]) -> None:
+        configure(peer, workers.hub)
+        monitors.append(peer.get_monitor_socket())
+        peer.sndhwm = 0
+
+    with running(workers, tmp_path) as run, dealer(f"tcp://127.0.0.1:{workers.hub.port}", prepare) as peer:
+        for packet in forged_run(canary_bytes(canary), run.number):
+            peer.send_multipart(packet)
+        let_in = is_let_in(monitors[0])
+        if let_in:  # they would arrive now
+            with pytest.raises(TimeoutError):
+                wait_until(canary.exists, "unpickled", 2)
+
+    assert not let_in
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("beginning", [b"", GREETING], ids=["at once", "after a greeting"])
+def test_what_a_plain_tcp_client_sends_is_never_unpickled(workers: Target, tmp_path: Path, beginning: bytes) -> None:
+    canary = tmp_path / "canary"
+    data = canary_bytes(canary)
+    with running(workers, tmp_path) as run:
+        packets = forged_run(data, run.number)
+        for message in (data, payload.dumps(Canary(canary)).pickle, b"".join(b"".join(each) for each in packets)):
+            with socket.create_connection(("127.0.0.1", workers.hub.port), 10) as stranger:
+                assert b"READY" not in answer_to(stranger, beginning + message)
+
+    assert not canary.exists()
+
+
+def answer_to(stranger: socket.socket, data: bytes) -> bytes:
+    """Sends, and returns everything that comes back until the connection ends, which it must."""
+    answer = b""
+    try:
+        stranger.sendall(data)
+        while chunk := stranger.recv(65536):
+            answer += chunk
+    except (ConnectionResetError, BrokenPipeError):
+        pass
+    return answer
+
+
+# ---- agents of this launch --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """The socket of a launch of two agents."""
+    made = Hub(2, 1.0)
+    made.listen("127.0.0.1")
+    yield made
+    made.close(0.0)
+
+
+def as_agent(hub: Hub, agent: int) -> Callable[[zmq.Socket[bytes]], None]:
+    keys = hub.keys(agent)
+    return lambda peer: use(peer, keys.launcher_public, keys.agent_public, keys.agent_secret)
+
+
+def hears(hub: Hub, until: Callable[[list[Any]], object], within: float = 10.0) -> list[Any]:
+    """What arrives: messages with the agents that they are from, and breaches of the protocol."""
+    heard: list[Any] = []
+    deadline = time.monotonic() + within
+    while not until(heard):
+        assert time.monotonic() < deadline, f"{len(heard)} heard, the last of them {heard[-1:]}"
+        hub.poll(0.05)
+        try:
+            for agent, message, body in hub.receive():
+                heard.append((agent, message, body))
+        except HubError as error:
+            heard.append(error)
+    return heard
+
+
+def packet(number: int, message: AnyMessage, body: bytes = b"") -> list[bytes]:
+    return [encode(Envelope(number, 0, message)), body]
+
+
+def test_an_agent_is_known_by_its_key_whatever_it_claims_to_be(hub: Hub) -> None:
+    endpoint = hub.listen("127.0.0.1")
+    hello = Hello(1, 0, 1, (), 7)
+    with ExitStack() as stack:
+        honest = stack.enter_context(dealer(endpoint, lambda peer: (as_agent(hub, 0)(peer), claim(peer, b"first"))))
+        honest.send_multipart(packet(1, hello))
+        assert hears(hub, len) == [(0, hello, b"")]
+        for number, name in enumerate([b"0", b"second", b"localhost"], start=1):
+            rogue = stack.enter_context(dealer(endpoint, lambda peer: (as_agent(hub, 1)(peer), claim(peer, name))))  # noqa: B023
+            rogue.send_multipart(packet(number, Up(1, 2, (3,))))
+            assert hears(hub, len) == [(1, Up(1, 2, (3,)), b"")]
+        namesake = stack.enter_context(dealer(endpoint, lambda peer: (as_agent(hub, 1)(peer), claim(peer, b"first"))))
+        namesake.send_multipart(packet(4, Up(9, 9, (9,))))
+
+        hub.send(0, Stop(1, 0.5))
+        assert honest.poll(5000)
+        honest.send_multipart(packet(2, Drained(1)))
+        assert (0, Drained(1), b"") in hears(hub, lambda heard: (0, Drained(1), b"") in heard)
+        assert namesake.poll(0) == 0
+
+
+def claim(peer: zmq.Socket[bytes], name: bytes) -> None:
+    peer.routing_id = name
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_mutated_packets_of_an_agent_are_breaches_of_that_agent_and_of_nobody_else(
+    hub: Hub, tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)
+    canary = tmp_path / "canary"
+    originals = [
+        packet(1, Hello(1, 0, 1, (Door("127.0.0.1", 1),), 7)),
+        packet(2, Ended(1, 0, 1, Returned(), 999, "text")),
+        packet(3, Data(Stream(1, 0, Kind.OUTCOME), 0), canary_bytes(canary)),
+        packet(4, Gone(1, ("one", "two"))),
+    ]
+    last = [encode(Envelope(1, 999_999, Beat())), b""]
+    with (
+        dealer(hub.listen("127.0.0.1"), as_agent(hub, 1)) as rogue,
+        dealer(hub.listen("127.0.0.1"), as_agent(hub, 0)) as honest,
+    ):
+        for _ in range(400):
+            rogue.send_multipart(mutated(chance, chance.choice(originals)))
+        rogue.send_multipart(last)
+        heard = hears(hub, lambda heard: heard and "999999" in str(heard[-1]))
+        honest.send_multipart(originals[0])
+        assert hears(hub, len)[-1][0] == 0
+
+    breaches = [each for each in heard if isinstance(each, HubError)]
+    assert len(breaches) > 100
+    assert {each.agent for each in breaches} == {1}
+    assert {each[0] for each in heard if not isinstance(each, HubError)} <= {1}
+    assert not canary.exists()
+
+
+def mutated(chance: random.Random, frames: list[bytes]) -> list[bytes]:
+    header = bytearray(frames[0])
+    how = chance.randrange(6)
+    if how == 0:
+        del header[chance.randrange(len(header)) :]
+    elif how == 1:
+        header[chance.randrange(len(header))] ^= 1 << chance.randrange(8)
+    elif how == 2:
+        header = bytearray(chance.randbytes(chance.randrange(1, 50)))
+    elif how == 3:
+        header += chance.randbytes(4)
+    elif how == 4:
+        return [bytes(header)]
+    else:
+        return [bytes(header), *frames[1:], b"one more"]
+    return [bytes(header), *frames[1:]]
+
+
+class Puppet:
+    """An agent that says what a test wants, at the other end of the launcher's channel to it."""
+
+    def __init__(self) -> None:
+        self._written: SimpleQueue[bytes] = SimpleQueue()
+        self._printed: SimpleQueue[bytes] = SimpleQueue()
+        self._number = 0
+
+    # what the launcher uses of a channel
+
+    def open(self) -> None:
+        pass
+
+    def launcher_address(self) -> str:
+        return "127.0.0.1"
+
+    def forward(self, port: int) -> int:
+        return port
+
+    def write(self, data: bytes) -> None:
+        self._written.put(data)
+
+    def read(self) -> bytes:
+        return self._printed.get()
+
+    def wait(self, timeout: float) -> int:
+        return 0
+
+    def close(self) -> None:
+        self._printed.put(b"")
+
+    # what a test does
+
+    def bootstrap(self) -> Bootstrap:
+        _, _, frame = self._written.get(timeout=20).partition(b"\n")
+        return unframe(frame[4:])
+
+    def answer(self, status: Status) -> None:
+        self.print(b"\n" + status_line(status))
+
+    def print(self, data: bytes) -> None:
+        self._printed.put(data)
+
+    def connect(self, socket: zmq.Socket[bytes]) -> None:
+        self._socket = socket
+
+    def say(self, message: AnyMessage, body: bytes = b"") -> None:
+        self._number += 1
+        self._socket.send_multipart(packet(self._number, message, body))
+
+    def say_raw(self, *frames: bytes) -> None:
+        self._socket.send_multipart(frames)
+
+    def hear(self, kind: type[Any]) -> Any:
+        """Waits for a message of a kind."""
+        while self._socket.poll(20_000):
+            header, _ = self._socket.recv_multipart()
+            message = decode(header).message
+            if isinstance(message, kind):
+                return message
+        raise TimeoutError(f"no {kind.__name__} came")
+
+    def end(self) -> None:
+        """Does what an agent does when it is told goodbye."""
+        self.hear(Bye)
+        self.close()
+
+
+@contextmanager
+def launched(puppet: Puppet) -> Iterator[Future[Any]]:
+    """A launch on one host, whose agent is the puppet."""
+    with pytest.MonkeyPatch.context() as monkeypatch, ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(trx.session.hosts, "make_channel", lambda *_, **__: puppet)
+        settings: Any = {"workers_per_host": 1, "backend": None, "grace_period": 0.5, "start_timeout": 20}
+        try:
+            yield pool.submit(trx.launch, os.getpid, hostnames=["localhost"], **settings)
+        finally:
+            puppet.close()
+
+
+@contextmanager
+def running_puppet(endpoint_for: Callable[[str], str] = str) -> Iterator[tuple[Puppet, Future[Any]]]:
+    """A launch whose function is called on the puppet's one worker."""
+    puppet = Puppet()
+    with launched(puppet) as run:
+        bootstrap = puppet.bootstrap()
+        puppet.answer(Ready())
+        keys = bootstrap.keys
+        with dealer(
+            endpoint_for(bootstrap.endpoints[0]),
+            lambda peer: use(peer, keys.launcher_public, keys.agent_public, keys.agent_secret),
+        ) as socket:
+            puppet.connect(socket)
+            puppet.say(Hello(1, 0, 1, (Door("127.0.0.1", 1),), 4242))
+            puppet.hear(Start)
+            puppet.say(Up(1, 4243, (4244,)))
+            yield puppet, run
+
+
+def finish(puppet: Puppet, value: bytes) -> None:
+    puppet.say(Ended(1, 0, 4244, Returned(), len(value), ""))
+    puppet.say(Data(Stream(1, 0, Kind.OUTCOME), 0), value)
+    puppet.say(Gone(1, ()))
+    puppet.say(Drained(1))
+    puppet.end()
+
+
+def test_what_an_agent_of_this_launch_sends_is_unpickled(tmp_path: Path) -> None:
+    """The canary does show what it is to show."""
+    with running_puppet() as (puppet, run):
+        finish(puppet, canary_bytes(tmp_path / "canary"))
+        run.result(20)
+    assert (tmp_path / "canary").exists()
+
+
+OUTCOME = Stream(1, 0, Kind.OUTCOME)
+
+
+def garbage(puppet: Puppet) -> None:
+    puppet.say_raw(b"\xc1garbage", b"")
+
+
+def one_frame(puppet: Puppet) -> None:
+    puppet.say_raw(encode(Envelope(3, 0, Beat())))
+
+
+def three_frames(puppet: Puppet) -> None:
+    puppet.say_raw(encode(Envelope(3, 0, Beat())), b"", b"")
+
+
+def no_frame_at_all(puppet: Puppet) -> None:
+    puppet.say_raw(b"")
+
+
+def acknowledges_what_was_never_sent(puppet: Puppet) -> None:
+    puppet.say_raw(encode(Envelope(3, 999, Beat())), b"")
+
+
+def outcome_that_was_not_announced(puppet: Puppet) -> None:
+    puppet.say(Data(OUTCOME, 0), b"much too early")
+
+
+def outcome_of_a_worker_that_does_not_exist(puppet: Puppet) -> None:
+    puppet.say(Ended(1, 7, 4244, Returned(), 4, ""))
+    puppet.say(Data(Stream(1, 7, Kind.OUTCOME), 0), b"1234")
+    finish(puppet, canary_bytes(Path("/nonexistent/canary")))
+
+
+def outcome_of_a_negative_size(puppet: Puppet) -> None:
+    puppet.say(Ended(1, 0, 4244, Returned(), -5, ""))
+    puppet.say(Data(OUTCOME, 0), b"1234")
+    puppet.say(Gone(1, ()))
+    puppet.say(Drained(1))
+
+
+def outcome_of_more_bytes_than_were_announced(puppet: Puppet) -> None:
+    puppet.say(Ended(1, 0, 4244, Returned(), 100, ""))
+    puppet.say(Data(OUTCOME, 0), bytes(200))
+    puppet.say(Gone(1, ()))
+    puppet.say(Drained(1))
+    puppet.end()
+
+
+def outcome_of_more_than_all_memory(puppet: Puppet) -> None:
+    puppet.say(Ended(1, 0, 4244, Returned(), 1 << 60, ""))
+    puppet.say(Data(OUTCOME, 0), payload.HEADER.pack(payload.MAGIC, (1 << 57) - 5))
+    puppet.say(Gone(1, ()))
+    puppet.say(Drained(1))
+
+
+def description_of_an_exception_that_is_cut_off(puppet: Puppet) -> None:
+    puppet.say(Ended(1, 0, 4244, Raised("Error: here"), 6, ""))
+    puppet.say(Data(OUTCOME, 0), b"\x00\x00\xff\xff12")
+    puppet.say(Gone(1, ()))
+    puppet.say(Drained(1))
+    puppet.end()
+
+
+def description_of_an_exception_that_is_none(puppet: Puppet) -> None:
+    puppet.say(Ended(1, 0, 4244, Raised("Error: here"), 6, ""))
+    puppet.say(Data(OUTCOME, 0), b"\x00\x00\x00\x0212")
+    puppet.say(Gone(1, ()))
+    puppet.say(Drained(1))
+    puppet.end()
+
+
+def hello_of_fewer_than_no_workers(puppet: Puppet) -> None:
+    puppet.say(Hello(-3, 0, 1, (), 4242))
+    finish(puppet, canary_bytes(Path("/nonexistent/canary")))
+
+
+@pytest.mark.parametrize(
+    "misbehave",
+    [
+        garbage,
+        one_frame,
+        three_frames,
+        no_frame_at_all,
+        acknowledges_what_was_never_sent,
+        outcome_that_was_not_announced,
+        outcome_of_a_worker_that_does_not_exist,
+        outcome_of_a_negative_size,
+        outcome_of_more_bytes_than_were_announced,
+        outcome_of_more_than_all_memory,
+        description_of_an_exception_that_is_cut_off,
+        description_of_an_exception_that_is_none,
+        hello_of_fewer_than_no_workers,
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_malformed_messages_of_an_agent_are_errors_that_name_it(misbehave: Callable[[Puppet], None]) -> None:
+    start = time.monotonic()
+    with running_puppet() as (puppet, run):
+        misbehave(puppet)
+        error = run.exception(20)
+        assert isinstance(error, trx.LaunchError), repr(error)
+        assert "localhost" in str(error) + "".join(getattr(error, "__notes__", []))
+    assert time.monotonic() - start < 15
