@@ -242,7 +242,8 @@ class Agent:
         self._unwatch(self._forkserver.fileno())
 
     def _launch(self, run: Run) -> None:
-        assert self._forkserver is not None
+        if self._forkserver is None:
+            return  # it has just died, and the launcher was told
         door: socket.socket | None = None
         if self._doors:
             door = self._choose_door(run)
@@ -313,16 +314,18 @@ class Agent:
             self._run.step(time.monotonic())
 
     def _forkserver_died(self, code: int) -> None:
+        assert self._forkserver is not None
+        importing = self._forkserver.ready_since is None
         self._drop_forkserver()
         if self._leaving is None and not (self._run and self._run.stopped):
-            how = f"signal {-code}" if code < 0 else f"exit status {code}"
-            words = last_lines([self._log])
-            self._send(
-                Broken(
-                    "importing torch and what is to be preloaded",
-                    f"the process that imports them ended ({how}):\n{words}",
-                )
-            )
+            self._tell_forkservers_end(importing, code)
+        if self._run:
+            self._run.abandon(time.monotonic())
+
+    def _tell_forkservers_end(self, importing: bool, code: int) -> None:
+        stage = "importing torch and what is to be preloaded" if importing else "watching the workers"
+        how = f"signal {-code}" if code < 0 else f"exit status {code}"
+        self._send(Broken(stage, f"the process that they are forked from ended ({how}): {last_lines([self._log])}"))
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 

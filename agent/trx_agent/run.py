@@ -123,6 +123,12 @@ class Run:
         self.stopped = True
         self._end(now, grace)
 
+    def abandon(self, now: float) -> None:
+        """The runner is gone, and with it everything that could still happen in this run."""
+        self._close_runner()
+        self._codes = dict.fromkeys(range(len(self._pids)), -signal.SIGKILL)
+        self._end(now, 0.0)
+
     def _end(self, now: float, grace: float) -> None:
         if self._felling is None:
             if self.runner is not None and not self._pids:
@@ -203,11 +209,11 @@ class Run:
         self._close_runner()
         if self.gone:
             return
-        # Where the imports have failed, the end of the forkserver tells more.
-        if len(self._codes) < len(self._pids) or (not self._pids and self._forkserver.ready_since is not None):
+        if not self._pids and self._forkserver.ready_since is None:
+            return  # there never was one: the forkserver's imports have failed, and of its end will be heard
+        if len(self._codes) < len(self._pids) or not self._pids:
             self._send(Broken("watching the workers", "the process that held them died"), b"")
-        self._codes = dict.fromkeys(range(len(self._pids)), -9)
-        self._end(now, 0.0)
+        self.abandon(now)
 
     def _look_for_outcome(self, local_rank: int) -> None:
         if local_rank in self._reported or not self._pids:  # a worker can be faster than the runner's report of it

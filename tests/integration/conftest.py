@@ -56,13 +56,12 @@ def group(open_log_base: Path) -> Iterator[trx.Launcher]:
 
 @contextmanager
 def _opened(base: Path, backend: str | None) -> Iterator[trx.Launcher]:
+    """Opens a launcher under the variables that `log_base` leaves: under others, a run would begin a new forkserver."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("TRX_LOG_DIR", str(base))
         monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
         launcher = trx.Launcher(["localhost"], 2, backend=backend, grace_period=1.0)
         launcher.__enter__()
-    try:
         launcher.run(os.getpid)  # so that all its processes are there before a test begins to look for what it leaves
-        yield launcher
-    finally:
-        launcher.__exit__(None, None, None)
+    yield launcher
+    launcher.__exit__(None, None, None)

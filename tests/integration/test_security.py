@@ -116,12 +116,9 @@ def workers(open_log_base: Path) -> Iterator[Target]:  # type: ignore[misc]  # n
         monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # as in every test: a change would make new processes
         monkeypatch.setattr(trx.engine, "Hub", SpiedHub)
         launcher = trx.Launcher(["localhost", "localhost"], 1, backend=None, grace_period=1.0)
-        launcher.__enter__()
-    try:
-        launcher.run(os.getpid)
-        yield Target(launcher, SpiedHub.made[-1], before)
-    finally:
-        launcher.__exit__(None, None, None)
+        with launcher:
+            launcher.run(os.getpid)
+            yield Target(launcher, SpiedHub.made[-1], before)
 
 
 @dataclass(frozen=True)
