@@ -6,6 +6,15 @@ from trx.launcher import Launcher, launch
 from trx.results import LaunchResult
 from trx.timeline import Timeline
 
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":  # only when it is asked for: reading it costs more than all else here
+        from importlib.metadata import version
+
+        return version("trx-launch")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "DEFAULT_ENV_VARS",
     "AgentFailedError",

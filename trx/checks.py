@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from trx.environment import is_text
 from trx_agent.protocol import diagnose, payload
 from trx_agent.protocol.payload import Pickled
 
 WORDS_FOR_WORKERS = ("auto", "gpu", "cpu")
+SHORTEST_LEASE = 3.0
 _BACKENDS = {"gloo", "nccl", "mpi", "ucc", "xccl", "fake"}
 
 
@@ -92,6 +95,22 @@ def check_seconds(name: str, value: object) -> None:
         raise ValueError(f"{name} must be more than 0 seconds, and finite, not {value}")
 
 
+def check_lease(seconds: float) -> None:
+    """Raises ValueError where a lease is so short that signs of life, one a second, could not renew it."""
+    if seconds < SHORTEST_LEASE:
+        raise ValueError(f"lease must be at least {SHORTEST_LEASE} seconds, not {seconds}")
+
+
+def check_python(path: object) -> None:
+    """Raises TypeError or ValueError where hosts would not agree on which interpreter is meant."""
+    if path is None:
+        return
+    if not isinstance(path, str):
+        raise TypeError(f"python must be the path of an interpreter, not {path!r}")
+    if not path or ("/" in path and not path.startswith("/")):
+        raise ValueError(f"python must be an absolute path, or a name on the hosts' PATH, not {path!r}")
+
+
 def check_modules(setting: str, names: object) -> None:
     """Raises TypeError or ValueError where these are not names of modules."""
     if isinstance(names, str) or not isinstance(names, Sequence):
@@ -99,6 +118,19 @@ def check_modules(setting: str, names: object) -> None:
     for name in names:
         if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
             raise ValueError(f"{setting}: {name!r} cannot be the name of a module")
+
+
+def check_path(name: str, path: object) -> None:
+    """Raises TypeError or ValueError where a path on the hosts could not be one, or be taken for something else."""
+    if path is None:
+        return
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"{name} must be a path, not {path!r}")
+    text = os.fspath(path)
+    if not text or text.startswith("-") or "\0" in text or "\n" in text:
+        raise ValueError(f"{name} must not be empty, begin with a dash, or hold a newline or a NUL: {text!r}")
+    if not is_text(text):
+        raise ValueError(f"{name} must be UTF-8: {text!r}")
 
 
 def check_file(name: str, path: object) -> Path | None:
@@ -126,7 +158,7 @@ def pickle_call(func: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     try:
         return payload.dumps((func, args, kwargs))
     except Exception as error:
-        parts = {"the function": func} | {f"argument {number}": arg for number, arg in enumerate(args)}
+        parts = {"the function": func} | {f"argument {number}": arg for number, arg in enumerate(args, 1)}
         parts |= {f"argument {name!r}": value for name, value in kwargs.items()}
         for name, part in parts.items():
             if not _survives(part):

@@ -19,13 +19,15 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from trx.errors import HostFailure
+from trx.events import Announce, Arrived, Event, Finish, Interrupted, Launch, Lost, Said, Send, Tick
 from trx.hosts.channel import Channel
 from trx.hosts.steward import Steward
 from trx.hub import Hub, HubError
 from trx.import_paths import import_paths
 from trx.intake import Intake, Outcomes
-from trx.job import Announce, Arrived, Event, Finish, Interrupted, Job, Launch, Lost, Said, Send, Settings, Tick
+from trx.job import Job, Settings
 from trx.output import Outputs, Sink, Source
+from trx.output.escapes import plain
 from trx.payload_flow import PayloadFlow
 from trx.plan import Host
 from trx.timeline import Moment, Recorder, Timeline
@@ -53,6 +55,7 @@ _logger = logging.getLogger("trx")
 
 _TICK = 0.25
 _FAREWELL = 1.0
+_MOMENTS = frozenset(moment.value for moment in Moment)
 
 T = TypeVar("T")
 
@@ -253,7 +256,10 @@ class Engine:
                 self._hellos[agent] = hello
                 self._feed_job(Said(agent, hello))
             case Ended() as ended if self._intake and ended.run == self._runs:
-                self._intake.expect(agent, ended)
+                try:
+                    self._intake.expect(agent, ended)
+                except ValueError as error:
+                    raise HubError(agent, str(error)) from error
                 self._mark(agent, Moment.ENDED, ended.local_rank, ended.marks)
                 self._feed_job(Said(agent, ended))
             case Up(marks=marks):
@@ -337,7 +343,7 @@ class Engine:
                 case Launch():
                     self._order(action)
                 case Announce(text):
-                    _logger.error("%s", text)
+                    _logger.error("%s", plain(text))
                 case Finish():
                     self._finish()
 
@@ -383,9 +389,9 @@ class Engine:
     def _report(self, run: int) -> None:
         if self._future is None or self._job is None or self._intake is None or run != self._runs:
             return
+        report = RunReport(self._job, self._intake.outcomes(), self._recorder.timeline())
         future, self._future = self._future, None
         self._calls.discard(future)
-        report = RunReport(self._job, self._intake.outcomes(), self._recorder.timeline())
         self._job = None
         self._intake = None
         self._call_bytes = None
@@ -399,7 +405,6 @@ class Engine:
         host = self._hosts[agent]
         settings = self._settings
         return Bootstrap(
-            protocol=messages.VERSION,
             index=agent,
             label=host.label,
             cookie=self._cookie,
@@ -423,7 +428,8 @@ class Engine:
         rank = source.rank if source else None
         label = self._hosts[agent].label
         for mark in marks:
-            self._recorder.mark(Moment(mark.name), now - mark.ago, label, rank)
+            if mark.name in _MOMENTS:
+                self._recorder.mark(Moment(mark.name), now - mark.ago, label, rank)
         self._recorder.mark(moment, now, label, rank)
 
     def _source(self, agent: int, local_rank: int) -> Source:

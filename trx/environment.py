@@ -39,11 +39,27 @@ def check_patterns(setting: str, patterns: object) -> None:
 
 
 def select(environment: Mapping[str, str], *settings: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
-    """The variables that match a pattern; those of a mapping have its values, the last one's if there are several."""
+    """The variables that match a pattern; those of a mapping have its values, the last one's if there are several.
+
+    Raises:
+        ValueError: Where one of them is not text, and so cannot travel.
+    """
     wanted = [pattern for each in settings if not isinstance(each, Mapping) for pattern in each]
     chosen = {
         name: value for name, value in environment.items() if any(fnmatchcase(name, pattern) for pattern in wanted)
     }
     for each in settings:
         chosen.update(each if isinstance(each, Mapping) else {})
+    for name, value in chosen.items():
+        if not is_text(name + value):
+            raise ValueError(f"the environment variable {name!a} cannot be copied: it is not UTF-8")
     return chosen
+
+
+def is_text(value: str) -> bool:
+    """Whether it is more than bytes that Python could not decode."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from types import GetSetDescriptorType, MappingProxyType, MemberDescriptorType
 from typing import Any
 
+from trx.output.escapes import plain
+
 
 class LaunchError(Exception):
     """Base class of everything that a launch raises once its arguments were found good."""
@@ -46,7 +48,7 @@ class HostFailure:
 
     def __str__(self) -> str:
         text = f"{self.hostname}, {self.stage}: {self.reason}"
-        return f"{text}\n    {self.advice}" if self.advice else text
+        return plain(f"{text}\n    {self.advice}" if self.advice else text)  # hosts have had their say in it
 
 
 class AgentFailedError(LaunchError):
@@ -214,7 +216,7 @@ def _builtin_base(kind: type) -> Any:
 
 _TRACEBACK_LINES = 20
 _OTHERS = 4
-_LAST_LINES = 16
+_LAST_LINES = 8
 
 
 def _note(failures: tuple[WorkerFailure, ...], message: str) -> str:
@@ -236,4 +238,4 @@ def _note(failures: tuple[WorkerFailure, ...], message: str) -> str:
             hint = f"  ... {len(text) - _TRACEBACK_LINES} lines left out, see `worker_traceback` ..."
             text = [text[0], hint, *text[1 - _TRACEBACK_LINES :]]
         lines += [f"its traceback, on {first.hostname}:", *text]
-    return "\n".join(lines)
+    return plain("\n".join(lines))

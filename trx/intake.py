@@ -41,6 +41,8 @@ class _Bytes:
         return len(self.data) >= self._total
 
     def feed(self, data: bytes) -> None:
+        if len(self.data) + len(data) > self._total:
+            raise ValueError(f"more than the announced {self._total} bytes arrived")
         self.data += data
 
 
@@ -78,11 +80,18 @@ class Intake:
         return [Source(worker.host.label, worker.local_rank, worker.rank) for worker in self._workers.values()]
 
     def expect(self, agent: int, ended: Ended) -> None:
-        """An outcome of a known size will follow."""
+        """An outcome of a known size will follow.
+
+        Raises:
+            ValueError: Where the agent has no such worker, or there is no such outcome.
+        """
+        key = (agent, ended.local_rank)
+        if key not in self._workers or key in self._arriving or ended.size < 0:
+            raise ValueError(f"it told of an end of local rank {ended.local_rank} that cannot be")
         if ended.size:
             kind = Assembler if isinstance(ended.ending, Returned) else _Bytes
-            self._arriving[agent, ended.local_rank] = kind(ended.size)
-            self._sizes[agent, ended.local_rank] = ended.size
+            self._arriving[key] = kind(ended.size)
+            self._sizes[key] = ended.size
 
     def take_outcome(self, agent: int, local_rank: int, offset: int, data: bytes) -> bool:
         """Adds the next bytes, and returns whether the outcome is whole now.

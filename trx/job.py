@@ -18,19 +18,21 @@ STARTING ──all agents greeted, a rendezvous found──▶ RUNNING ──all
 from __future__ import annotations
 
 import enum
+import signal
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from trx.errors import HostFailure
-from trx.plan import Assignment, Host, Worker, assign, choose_backend
+from trx.events import Action, Announce, Arrived, Event, Finish, Interrupted, Launch, Lost, Said, Send, Tick
+from trx.plan import Host, Worker, assign, choose_backend
 from trx_agent.protocol.messages import (
-    AnyMessage,
     Broken,
     Door,
     Drained,
     Ended,
+    Ending,
     Exited,
     Gone,
     Hello,
@@ -61,85 +63,6 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.DONE: frozenset(),
     State.FAILED: frozenset(),
 }
-
-# ---- events ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Said:
-    """An agent said something."""
-
-    agent: int
-    message: AnyMessage
-
-
-@dataclass(frozen=True)
-class Arrived:
-    """The whole outcome of a worker has arrived."""
-
-    agent: int
-    local_rank: int
-
-
-@dataclass(frozen=True)
-class Lost:
-    """A host could not be used, or its agent is gone: nothing more will come from it."""
-
-    agent: int
-    failure: HostFailure
-
-
-@dataclass(frozen=True)
-class Interrupted:
-    """The user wants the run to end.
-
-    Attributes:
-        grace: Seconds that workers have between SIGTERM and SIGKILL.
-    """
-
-    grace: float
-
-
-@dataclass(frozen=True)
-class Tick:
-    """Time has passed."""
-
-
-Event = Said | Arrived | Lost | Interrupted | Tick
-
-# ---- actions --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Send:
-    """Tell an agent."""
-
-    agent: int
-    message: AnyMessage
-
-
-@dataclass(frozen=True)
-class Launch:
-    """Send every agent what its workers are, and the function."""
-
-    assignments: tuple[Assignment, ...]
-    rendezvous: Door
-    backend: str
-
-
-@dataclass(frozen=True)
-class Announce:
-    """Say this in the log now: the run has failed, and is being stopped."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Finish:
-    """The run has reached DONE or FAILED."""
-
-
-Action = Send | Launch | Announce | Finish
 
 # ---- what is known about the workers --------------------------------------------------------------------------------
 
@@ -172,6 +95,7 @@ class Settings:
         run_id: Unique for this run.
         start_timeout: Seconds for all agents to come up, and again for all workers to be started.
         grace: Seconds between SIGTERM and SIGKILL; and for workers that have returned, to end by themselves.
+        rendezvous_timeout: Seconds for all hosts to reach the first one.
         settle_timeout: Seconds that hosts have, above the grace, to end all processes of a run.
     """
 
@@ -181,6 +105,7 @@ class Settings:
     start_timeout: float
     grace: float
     settle_timeout: float = 10.0
+    rendezvous_timeout: float = 10.0
 
 
 class IllegalTransition(RuntimeError):
@@ -231,6 +156,7 @@ class Job:
         self._running: set[int] = set()  # agents on which processes of the run may be left
         self._undrained: set[int] = set()  # agents that have not handed over everything
         self._stop_sent = False
+        self._impatient = False
         self._actions: list[Action] = []
         for agent, hello in (greeted or {}).items():
             self._greeted(agent, hello)
@@ -287,7 +213,7 @@ class Job:
     def _greeted(self, agent: int, hello: Hello) -> None:
         self.hellos[agent] = hello
         self._silent.discard(agent)
-        if hello.workers == 0:
+        if hello.workers < 1:
             label = self._hosts[agent].label
             advice = 'workers_per_host="auto" takes CPUs where there are no GPUs; is the NVIDIA driver loaded there?'
             self.host_failures[agent] = HostFailure(label, "counting its GPUs", "it has no GPU", advice)
@@ -296,7 +222,7 @@ class Job:
         worker = self._workers.pop((agent, ended.local_rank), None)
         if worker is None:
             return  # it was said before
-        stopped = self.state is State.STOPPING and not isinstance(ended.ending, Raised)
+        stopped = self.state is State.STOPPING and _may_be_our_doing(ended.ending)
         end = WorkerEnd(worker, ended, stopped)
         self.worker_ends.append(end)
         if ended.size:
@@ -320,11 +246,17 @@ class Job:
         self._awaited.discard((event.agent, event.local_rank))
 
     def _lost(self, event: Lost, now: float) -> None:
+        if self._has_given_all(event.agent):
+            return  # this run does not need it any more
         self._running.discard(event.agent)
         self._undrained.discard(event.agent)
         self._waiting_up.discard(event.agent)
         self._awaited = {key for key in self._awaited if key[0] != event.agent}
         self._host_failed(event.agent, event.failure, now)
+
+    def _has_given_all(self, agent: int) -> bool:
+        unfinished = self._running | self._undrained | {key[0] for key in self._awaited}
+        return self.state in (State.RUNNING, State.DRAINING) and agent not in unfinished
 
     def _host_failed(self, agent: int, failure: HostFailure, now: float) -> None:
         first = agent not in self.host_failures
@@ -336,14 +268,13 @@ class Job:
             self._stop(now, self._settings.grace)
 
     def _interrupt(self, event: Interrupted, now: float) -> None:
+        # Who interrupts twice, or when nothing runs any more, does not want to wait for logs.
+        self._impatient = self.interrupted or not self._running
         self.interrupted = True
         if self.state is State.STARTING:
             self._move(State.FAILED, now)
         else:
             self._stop(now, event.grace)
-            if not self._running:  # who interrupts twice does not want to wait for logs
-                self._undrained.clear()
-                self._awaited.clear()
 
     def _tick(self, event: Tick, now: float) -> None:
         if now >= self._deadline:
@@ -423,7 +354,7 @@ class Job:
         if self.state is State.RUNNING and not self._workers:
             self._move(State.DRAINING, now)
             self._deadline = now + self._settings.grace
-        nothing_left = not (self._running or self._undrained or self._awaited)
+        nothing_left = not (self._running or ((self._undrained or self._awaited) and not self._impatient))
         if self.state is State.DRAINING and nothing_left:
             self._move(State.DONE, now)
         if self.state is State.STOPPING and nothing_left:
@@ -435,7 +366,7 @@ class Job:
         if self.host_failures:
             self._move(State.FAILED, now)
             return
-        self.rendezvous = self.rendezvous or self._find_rendezvous()
+        self.rendezvous = self.rendezvous or self._find_rendezvous(now)
         if self.rendezvous is None:
             return
         hellos = [self.hellos[host.index] for host in self._hosts]
@@ -451,12 +382,13 @@ class Job:
         self._deadline = now + self._settings.start_timeout
         self._actions.append(Launch(assignments, self.rendezvous, backend))
 
-    def _find_rendezvous(self) -> Door | None:
+    def _find_rendezvous(self, now: float) -> Door | None:
         """The first of rank 0's doors that every other host has reached; the first time, has them try."""
         doors = self.hellos[0].doors
         others = range(1, len(self._hosts))
         if not self._probed:
             self._probed = True
+            self._deadline = min(self._deadline, now + self._settings.rendezvous_timeout)
             self._actions += [Send(agent, Probe(doors, self._settings.nonce)) for agent in others]
         return next((door for door in doors if self._visitors[door] == len(others)), None)
 
@@ -481,13 +413,24 @@ class Job:
             self._actions.append(Finish())
 
 
+def _may_be_our_doing(ending: Ending) -> bool:
+    """Whether this is how a worker ends that was told to."""
+    match ending:
+        case Killed(number):
+            return number in (signal.SIGTERM, signal.SIGKILL)
+        case Raised():
+            return False
+        case _:
+            return True
+
+
 def describe(end: WorkerEnd) -> str:
     """Says in one line who failed, where, and how."""
     worker, ended = end.worker, end.ended
     who = f"rank {worker.rank} (local rank {worker.local_rank} on {worker.host.label}, pid {ended.pid})"
     match ended.ending:
         case Raised(summary):
-            how = f"raised {summary}"
+            how = f"raised {' '.join(summary.splitlines())}"  # one line, whatever the worker calls its exceptions
         case Killed(number, oom):
             how = f"was killed by {signal_name(number)}" + (", since the host is out of memory" if oom else "")
         case Exited(code):
@@ -498,8 +441,6 @@ def describe(end: WorkerEnd) -> str:
 
 
 def signal_name(number: int) -> str:
-    import signal
-
     try:
         return signal.Signals(number).name
     except ValueError:

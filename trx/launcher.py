@@ -126,9 +126,13 @@ class Launcher:
         checks.check_backend(self.backend)
         for name in ("timeout", "start_timeout", "grace_period", "lease"):
             checks.check_seconds(name, getattr(self, name))
+        checks.check_lease(self.lease)
+        checks.check_python(self.python)
         check_patterns("default_env_vars", self.default_env_vars)
         check_patterns("extra_env_vars", self.extra_env_vars)
         checks.check_modules("preload", self.preload)
+        checks.check_path("python", self.python)
+        checks.check_path("cwd", self.cwd)
         checks.check_file("env_file", self.env_file)
         checks.check_file("ssh_config_file", self.ssh_config_file)
 

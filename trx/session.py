@@ -37,9 +37,7 @@ class Session:
     def __init__(self, launcher: Launcher) -> None:
         self._grace = launcher.grace_period
         self._turn = threading.Lock()
-        directory = _log_directory()
-        self._files = LogFiles(directory) if directory else None
-        sinks: list[Sink] = [Terminal(), *([self._files] if self._files else [])]
+        self._abandoned = False
         self._launcher = launcher
         preparation = _preparation(launcher)
         python = launcher.python or sys.executable
@@ -52,13 +50,16 @@ class Session:
             timeout=launcher.start_timeout,
         )
         settings = _launch_settings(launcher, preparation)
+        directory = _log_directory()  # last, since nothing fails any more once it is there
+        self._files = LogFiles(directory) if directory else None
+        sinks: list[Sink] = [Terminal(), *([self._files] if self._files else [])]
         explain = [partial(hosts.explain_exit, host, python) for host in planned]
         self._engine = Engine(planned, [open_channel(host) for host in planned], explain, settings, sinks)
         self._engine.start()
 
     @property
     def usable(self) -> bool:
-        return self._engine.usable
+        return self._engine.usable and not self._abandoned
 
     def run(self, call: Pickled) -> LaunchResult[Any]:
         with self._turn:
@@ -83,7 +84,10 @@ class Session:
         with contextlib.suppress(KeyboardInterrupt):
             return future.result()
         self._engine.interrupt(0.0)
-        return future.result()
+        self._abandoned = True  # should there be a third one
+        report = future.result()
+        self._abandoned = False
+        return report
 
     def _log_path(self, source: Source) -> str:
         path = self._files.path(source) if self._files else None
@@ -112,7 +116,10 @@ def _preparation(launcher: Launcher) -> Preparation:
     """What the workers' processes are to be made with now: the user may have changed variables since the last run."""
     env_file = checks.check_file("env_file", launcher.env_file)
     variables = select(os.environ, launcher.default_env_vars, launcher.extra_env_vars)
-    text = env_file.read_text(errors="surrogateescape") if env_file else ""
+    try:
+        text = env_file.read_text(encoding="utf-8") if env_file else ""
+    except UnicodeDecodeError as error:
+        raise ValueError(f"env_file: {env_file} is not UTF-8: {error}") from None
     return Preparation({**_terminal_size(), **variables}, text, tuple(launcher.preload))
 
 
@@ -124,7 +131,7 @@ def _launch_settings(launcher: Launcher, preparation: Preparation) -> LaunchSett
     return LaunchSettings(
         backend=launcher.backend,
         timeout=float(launcher.timeout),
-        cwd=os.path.abspath(launcher.cwd or os.getcwd()),
+        cwd=os.path.abspath(os.path.expanduser(launcher.cwd or os.getcwd())),
         python_version="{}.{}".format(*sys.version_info[:2]),
         preparation=preparation,
         torch=torch,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from traceback import format_exception
@@ -11,6 +12,7 @@ from trx.engine import RunReport
 from trx.errors import AgentFailedError, HostFailure, WorkerFailedError, WorkerFailure, worker_failed
 from trx.job import State, WorkerEnd, describe
 from trx.output import Source
+from trx.output.escapes import plain
 from trx.plan import Worker
 from trx.results import LaunchResult
 from trx_agent.protocol import outcome, payload
@@ -32,7 +34,7 @@ def judge(report: RunReport, log_path: LogPath) -> LaunchResult[Any]:
     """
     job = report.job
     if job.leftovers:
-        _logger.warning("these processes could not be ended, not even by SIGKILL: %s", "; ".join(job.leftovers))
+        _logger.warning("these processes could not be ended, not even by SIGKILL: %s", plain("; ".join(job.leftovers)))
     if job.interrupted:
         raise KeyboardInterrupt
     if job.state is State.DONE:
@@ -76,7 +78,10 @@ def _worker_error(report: RunReport, ends: Sequence[WorkerEnd], log_path: LogPat
     failures = []
     for end in ends:
         words = report.outcomes.errors.get(end.worker.rank)
-        traceback = outcome.unframe(words)[0].traceback if words else ""
+        traceback = ""
+        if words:
+            with contextlib.suppress(ValueError):  # the worker's process can write there what it likes
+                traceback = outcome.unframe(words)[0].traceback
         failures.append(_failure(end, describe(end), traceback, log_path))
     returned = [end for end in report.job.worker_ends if isinstance(end.ended.ending, Returned)]
     values, _ = _load(report, returned, log_path)
@@ -88,10 +93,10 @@ def _original(report: RunReport, worker: Worker) -> Exception | None:
     words = report.outcomes.errors.get(worker.rank)
     if not words:
         return None
-    _, start = outcome.unframe(words)
-    if start == len(words):
-        return None
     try:
+        _, start = outcome.unframe(words)
+        if start == len(words):
+            return None
         original = payload.read(words[start:])
     except BaseException:  # its own methods may raise anything at all
         return None
@@ -107,7 +112,7 @@ def _failure(end: WorkerEnd, summary: str, traceback: str, log_path: LogPath) ->
         pid=ended.pid,
         exitcode=ended.ending.code if isinstance(ended.ending, Exited) else None,
         signal=ended.ending.signal if isinstance(ended.ending, Killed) else None,
-        summary=summary,
+        summary=plain(summary),
         traceback=traceback,
         last_lines=ended.last_lines,
         log_file=log_path(Source(worker.host.label, worker.local_rank, worker.rank)),

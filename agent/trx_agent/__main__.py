@@ -17,12 +17,14 @@ from pathlib import Path
 
 from trx_agent.protocol import messages
 from trx_agent.protocol.bootstrap import (
+    HEAD,
     Bootstrap,
     Ready,
     Refused,
     Status,
     Unreachable,
     read_detour,
+    read_head,
     status_line,
     unframe,
 )
@@ -66,7 +68,13 @@ def _say(status: Status) -> None:
 
 
 def _read_frame(stdin: FileIO) -> bytes:
-    size = int.from_bytes(_read_exactly(stdin, 4), "big")
+    version, size = read_head(_read_exactly(stdin, HEAD))
+    if version != messages.VERSION:
+        raise _Refusal(
+            "comparing versions",
+            f"its trx speaks version {messages.VERSION} of the protocol, the launcher's version {version}",
+            "install the same version of trx-launch on both",
+        )
     return _read_exactly(stdin, size)
 
 
@@ -81,12 +89,6 @@ def _read_exactly(stdin: FileIO, size: int) -> bytes:
 
 
 def _check(bootstrap: Bootstrap) -> None:
-    if bootstrap.protocol != messages.VERSION:
-        raise _Refusal(
-            "comparing versions",
-            f"its trx speaks version {messages.VERSION} of the protocol, the launcher's version {bootstrap.protocol}",
-            "install the same version of trx-launch on both",
-        )
     from trx_agent import machine
 
     if missing := machine.missing_packages():

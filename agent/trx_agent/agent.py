@@ -7,6 +7,7 @@ and children that end.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -180,6 +181,8 @@ class Agent:
     def _obey(self, message: AnyMessage, body: bytes) -> None:
         match message:
             case Probe(doors, nonce):
+                if self._knocking:
+                    self._unwatch(self._knocking.descriptor)
                 self._knocking = Knocking(doors, nonce)
                 self._watch(self._knocking.descriptor, self._door_answered)
             case Start():
@@ -203,6 +206,8 @@ class Agent:
 
     def _prepare(self, order: Start) -> None:
         """Makes ready for the payload, which follows the order."""
+        if self._run:  # over, but this order came with the launcher's last words about it
+            self._forget_run()
         forkserver = self._forkserver_for(order.preparation)
         directory = self._directory / f"run-{order.run}"
         directory.mkdir(mode=0o700)
@@ -341,7 +346,9 @@ class Agent:
         reason = "its connection to the launcher ended"
         if not self._terminated:
             reason = f"it heard nothing from the launcher for {self._uplink.silence:.0f} s, and ended its workers"
-        self._send(Broken("running", reason))  # where only one direction is cut, it arrives
+        self._send(Broken("running", reason))  # where only one direction is cut, it may arrive
+        with contextlib.suppress(OSError):
+            os.write(1, reason.encode() + b"\n")  # this too, through SSH
         self._leave(self._bootstrap.grace)
 
     def _has_left(self) -> bool:

@@ -2,8 +2,8 @@
 
 It is the parent of the agent and the heir of every orphan below. It ends with the agent or with the launcher, whichever
 goes first: the end of its stdin is the end of the launcher. Before it ends, it has ended every process below itself and
-removed the launch's directory. Should the guardian itself be killed, the kernel kills the agent, and so on downwards
-(`die_with_parent`).
+removed the launch's directory. Should the guardian itself be killed, the kernel tells the agent, which does the same in
+its place; should the agent be killed, the kernel kills the forkserver, and so on downwards (`die_with_parent`).
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def guard(stdin: FileIO, bootstrap: Bootstrap, endpoint: str, environment: Mappi
     listening, pulse = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     agent = os.fork()
     if agent == 0:
-        die_with_parent(guardian)
+        die_with_parent(guardian, signal.SIGTERM)  # which the agent takes for the end of the launcher
         os.close(listening)
-        _become_agent(stdin, bootstrap, endpoint, environment, directory, pulse)
+        _become_agent(stdin, bootstrap, endpoint, environment, directory, pulse, guardian)
     os.close(pulse)
     code = _watch(stdin, agent, listening, bootstrap)
     _clear(directory)
@@ -49,6 +49,7 @@ def _become_agent(
     environment: Mapping[str, str],
     directory: Path,
     pulse: int,
+    guardian: int,
 ) -> None:
     code = 1
     try:
@@ -63,6 +64,8 @@ def _become_agent(
 
         traceback.print_exc()
     finally:
+        if os.getppid() != guardian:
+            _clear(directory)  # there is nobody else left who would
         os._exit(code)
 
 

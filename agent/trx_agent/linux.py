@@ -19,15 +19,16 @@ def _prctl(option: int, value: int) -> None:
         raise OSError(ctypes.get_errno(), f"prctl({option}) failed")
 
 
-def die_with_parent(parent: int) -> None:
-    """Has the kernel send SIGKILL to this process when its parent ends.
+def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Has the kernel send a signal to this process when its parent ends.
 
     To be called in the child, after each fork (which clears the setting) and early.
 
     Args:
         parent: The pid that the parent had: where it has died already, this process ends here.
+        number: The signal.
     """
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         os._exit(1)
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from typing import BinaryIO
+
 import msgspec
 
 ORDER = "order"
@@ -13,6 +17,10 @@ PAYLOAD = "payload"
 MARKS = "marks"
 """A worker's file of what it has done by when: lines of a name, a tab, and seconds of the host's monotonic clock."""
 
+HOLD = "hold"
+"""A worker's file that the agent holds a lock on until the run is to end. A worker that raised waits for it before it
+lets go of its sockets: its peers, which fail because of that, must not be heard of before it."""
+
 LOADED, JOINED, CALLED, WRITTEN = "function loaded", "group joined", "function called", "outcome written"
 """Names of a worker's marks."""
 
@@ -21,6 +29,11 @@ TORCH_IMPORTED = "torch imported"
 
 PART, RETURNED, RAISED = "part", "returned", "raised"
 """Files in a worker's folder: its outcome while it is being written, and its names when it is whole."""
+
+
+def private_file(path: Path) -> BinaryIO:
+    """An empty file for this user alone, whatever the umask."""
+    return open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 class Started(msgspec.Struct, frozen=True, tag=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ import msgspec
 from trx_agent import orders, tree
 from trx_agent.forkserver import ForkServer
 from trx_agent.oom import OomCounter
-from trx_agent.orders import MARKS, ORDER, PAYLOAD, RAISED, RETURNED, TORCH_IMPORTED
+from trx_agent.orders import HOLD, MARKS, ORDER, PAYLOAD, RAISED, RETURNED, TORCH_IMPORTED
 from trx_agent.protocol import outcome
 from trx_agent.protocol.link import Body
 from trx_agent.protocol.messages import (
@@ -34,6 +35,7 @@ from trx_agent.protocol.messages import (
     Killed,
     Kind,
     Mark,
+    Preparation,
     Raised,
     Returned,
     Start,
@@ -80,12 +82,16 @@ class Run:
         self._next_step = float("inf")
         self._oom = OomCounter()
         self._outflows: dict[Stream, Outflow] = {}
-        self._payload = open(directory / PAYLOAD, "wb")  # noqa: SIM115  # filled while it arrives
+        self._holds: list[int] = []  # locks, on which workers that raised wait until the run is ended
+        self._payload = orders.private_file(directory / PAYLOAD)  # filled while it arrives
         for local_rank in range(len(order.ranks)):
             folder = self.folder(local_rank)
             folder.mkdir(mode=0o700)
             for kind in _LOGS:
+                (folder / kind.value).touch(0o600)  # here, since torch would make them as public as the umask lets it
                 self._add_outflow(Stream(self.number, local_rank, kind), folder / kind.value)
+            self._holds.append(os.open(folder / HOLD, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            fcntl.flock(self._holds[-1], fcntl.LOCK_EX)
 
     def folder(self, local_rank: int) -> Path:
         return self._directory / str(local_rank)
@@ -101,6 +107,8 @@ class Run:
 
     def take_payload(self, offset: int, body: bytes) -> bool:
         """Stores a range of the function and its arguments; returns whether it is whole now."""
+        if self.gone:
+            return False  # it was still under way when the run was ended
         self._payload.seek(offset)
         self._payload.write(body)
         self._received = offset + len(body)
@@ -133,7 +141,10 @@ class Run:
         if self._felling is None:
             if self.runner is not None and not self._pids:
                 self._spare.clear()  # the order for the runner cannot be taken back otherwise
-            self._felling = tree.Felling(os.getpid(), self._spare, self._pids, now, grace)
+            while self._holds:
+                os.close(self._holds.pop())
+            working = {pid for local_rank, pid in enumerate(self._pids) if local_rank not in self._reported}
+            self._felling = tree.Felling(os.getpid(), self._spare, working, now, grace)
         self._felling.hurry(now + grace)
         self.step(now)
 
@@ -171,6 +182,8 @@ class Run:
             self._send(Broken("starting the workers", report.reason), b"")
 
     def file_changed(self, local_rank: int, name: str) -> None:
+        if self.finished:  # nothing can have come since, but older events may have been waiting
+            return
         if name in (RETURNED, RAISED):
             self._look_for_outcome(local_rank)
         elif name in (kind.value for kind in _LOGS):
@@ -294,12 +307,14 @@ def _summary(path: Path) -> str:
 
 def _read_marks(path: Path, now: float) -> tuple[Mark, ...]:
     try:
-        lines = path.read_text().splitlines()
-    except FileNotFoundError:
+        lines = [line.split("\t") for line in path.read_text().splitlines()]
+        return tuple(Mark(name, now - float(at)) for name, at in lines)
+    except (OSError, ValueError):  # on a full disk, say: marks are not worth failing for
         return ()
-    return tuple(Mark(name, now - float(at)) for name, at in (line.split("\t") for line in lines))
 
 
 def write_order(order: Start, directory: Path) -> None:
-    """Where the runner finds what to do."""
-    (directory / ORDER).write_bytes(msgspec.msgpack.encode(order))
+    """Where the runner finds what to do. The user's variables, which it has already, are not for files."""
+    order = msgspec.structs.replace(order, preparation=Preparation({}, "", ()))
+    with orders.private_file(directory / ORDER) as file:
+        file.write(msgspec.msgpack.encode(order))

@@ -12,6 +12,8 @@ from trx_agent.protocol.bootstrap import Bootstrap
 from trx_agent.protocol.link import Body, Link, Packet
 from trx_agent.protocol.messages import AnyMessage
 
+_BIGGEST = 16 << 20  # of one frame; somebody else may answer in the launcher's place
+
 
 class Uplink:
     """Messages to and from the launcher; delivery is `Link`'s business."""
@@ -24,6 +26,7 @@ class Uplink:
         self._socket.curve_publickey = bootstrap.keys.agent_public
         self._socket.curve_secretkey = bootstrap.keys.agent_secret
         self._socket.setsockopt(zmq.IPV6, 1)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, _BIGGEST)
         # Credit bounds what is under way, so ZeroMQ need not; a limit of its own would drop or block.
         self._socket.setsockopt(zmq.SNDHWM, 0)
         self._socket.setsockopt(zmq.RCVHWM, 0)

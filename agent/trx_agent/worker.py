@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
+import fcntl
 import logging
 import mmap
 import multiprocessing
@@ -21,7 +23,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from trx_agent.linux import die_with_parent, flush, write_lines_at_once
-from trx_agent.orders import CALLED, JOINED, LOADED, MARKS, PART, PAYLOAD, RAISED, RETURNED, WRITTEN
+from trx_agent.orders import CALLED, HOLD, JOINED, LOADED, MARKS, PART, PAYLOAD, RAISED, RETURNED, WRITTEN, private_file
 from trx_agent.protocol import diagnose, outcome, payload, records
 from trx_agent.protocol.messages import Start
 
@@ -60,6 +62,7 @@ def main(order: Start, local_rank: int, directory: Path, runner: int, inherited:
             _write_value(folder, value)
     except BaseException as error:  # SystemExit and KeyboardInterrupt are failures too: there is no result
         _write_error(folder, stage.name, error)
+        _wait_for_the_end(folder)
     else:
         _leave_process_group()
     flush()
@@ -78,7 +81,8 @@ class _Stage:
     def __call__(self, name: str, mark: str) -> Iterator[None]:
         self.name = name
         yield
-        os.write(self._marks, f"{mark}\t{time.monotonic()}\n".encode())
+        with contextlib.suppress(OSError):  # a full disk must not make a failure of it
+            os.write(self._marks, f"{mark}\t{time.monotonic()}\n".encode())
 
 
 def _become_worker(runner: int, inherited: list[int]) -> None:
@@ -99,7 +103,7 @@ def _become_worker(runner: int, inherited: list[int]) -> None:
 
 
 def _keep_multiprocessing_below(folder: Path) -> None:
-    """Has its sockets (a DataLoader's workers make some) go with the run: who is killed cannot remove them from /tmp."""
+    """Has its sockets (a DataLoader's workers make some) go with the run: the killed cannot remove them from /tmp."""
     if len(os.fsencode(folder)) <= _LONGEST_SOCKET_DIRECTORY:
         multiprocessing.current_process()._config["tempdir"] = str(folder)  # type: ignore[attr-defined]  # private
 
@@ -184,20 +188,30 @@ def _write_error(folder: Path, stage: str, error: BaseException) -> None:
 def _write_exception(file: Any, error: Exception) -> None:
     """The object itself, where it survives pickling; the words are there already."""
     for candidate in (error, outcome.Remade(error)):
-        try:
-            pickled = payload.dumps(candidate)
-            payload.loads(pickled.pickle, pickled.buffers)
-        except BaseException:  # its own methods may raise anything at all
-            continue
-        payload.write(file, pickled)
-        return
+        if pickled := _that_survives(candidate):
+            payload.write(file, pickled)
+            return
+
+
+def _that_survives(error: object) -> payload.Pickled | None:
+    try:
+        pickled = payload.dumps(error)
+        payload.loads(pickled.pickle, pickled.buffers)
+    except BaseException:  # its own methods may raise anything at all
+        return None
+    return pickled
+
+
+def _wait_for_the_end(folder: Path) -> None:
+    with open(folder / HOLD) as hold:
+        fcntl.flock(hold, fcntl.LOCK_SH)
 
 
 @contextmanager
 def _whole(folder: Path, name: str) -> Iterator[Any]:
     """A file that appears under its name only when it is complete."""
     part = folder / PART
-    with open(part, "wb") as file:
+    with private_file(part) as file:
         yield file
     os.rename(part, folder / name)
 

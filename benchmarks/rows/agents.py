@@ -9,7 +9,8 @@ from functools import partial
 
 from benchmarks.bench import Bench
 from benchmarks.shape import Contestant, Row, Sample, at_most, at_most_times
-from trx.job import Event, Job, Launch, Said, Settings, State, Tick
+from trx.events import Event, Launch, Said, Tick
+from trx.job import Job, Settings, State
 from trx.plan import Host
 from trx_agent.protocol.link import Link
 from trx_agent.protocol.messages import (

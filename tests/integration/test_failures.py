@@ -115,10 +115,7 @@ def test_workers_run_again_after_one_has_failed(workers: trx.Launcher) -> None:
         lambda: TwoReasons("rain", 7),
         lambda: OnlyByName(code=5),
     ],
-    ids=(
-        "KeyError FileNotFoundError UnicodeDecodeError JSONDecodeError CalledProcessError StopIteration "
-        "AssertionError TimeoutError SyntaxError TwoReasons OnlyByName"
-    ).split(),
+    ids=["KeyError", "FileNotFoundError", "UnicodeDecodeError", "JSONDecodeError", "CalledProcessError", "StopIteration", "AssertionError", "TimeoutError", "SyntaxError", "TwoReasons", "OnlyByName"],
 )
 def test_exception_of_any_class_keeps_class_text_and_attributes(
     workers: trx.Launcher, make: Callable[[], Exception]
@@ -449,7 +446,7 @@ def segmentation_fault() -> None:
         (kill(signal.SIGFPE), None, signal.SIGFPE, "was killed by SIGFPE"),
     ],
     ids=(
-        "exit-text exit-0 exit-none exit-3 interrupt sigint leave-0 leave-3 sigkill sigterm sigsegv sigabrt sigfpe".split()
+        ["exit-text", "exit-0", "exit-none", "exit-3", "interrupt", "sigint", "leave-0", "leave-3", "sigkill", "sigterm", "sigsegv", "sigabrt", "sigfpe"]
     ),
 )
 def test_end_of_a_process_is_a_failure_of_its_rank_with_its_last_words(
@@ -533,7 +530,10 @@ def test_thread_that_does_not_end_does_not_keep_a_value_from_arriving(workers: t
 
 
 @pytest.mark.parametrize(("above", "who"), [(1, "runner"), (2, "forkserver"), (3, "agent"), (4, "guardian")])
-def test_death_of_a_process_above_the_workers_is_an_agent_failure_and_nothing_is_left(above: int, who: str) -> None:
+def test_death_of_a_process_above_the_workers_is_an_agent_failure_and_nothing_is_left(
+    above: int, who: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # which a killed guardian cannot clear
     with trx.Launcher(["localhost"], 2, backend=None, grace_period=1) as launcher:
         lines = launcher.run(lambda: (os.environ["TRX_LAUNCH"], lineage()))
         cookie, line = lines.rank(0)

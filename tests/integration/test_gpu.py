@@ -9,6 +9,10 @@ import pytest
 
 import trx
 
+from .helpers import travels_by_value
+
+travels_by_value(__name__)
+
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(180)]
 
 

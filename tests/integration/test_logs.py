@@ -345,7 +345,11 @@ trx.launch(work, hostnames=["localhost"], workers_per_host=1, backend=None)
         assert script.ends() == (0, "", "")
 
 
-def test_terminal_shows_a_progress_bar_alive_and_as_wide_as_it_is(tmp_path: Path) -> None:
+def test_terminal_shows_a_progress_bar_alive_and_as_wide_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("COLUMNS", "LINES", "TQDM_NCOLS"):
+        monkeypatch.delenv(name, raising=False)
     source = f"""{HEAD}
 from tqdm import tqdm
 def work():

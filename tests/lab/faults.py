@@ -251,7 +251,7 @@ class Launch:
 
     def log(self, host: str, local_rank: int = 0) -> Path:
         """The log file of a worker, in the last of the sessions."""
-        return max(self.logs.iterdir()) / f"{host}[{local_rank}]"
+        return max(self.logs.iterdir()) / f"{host}[{local_rank}].log"
 
     def story(self) -> str:
         """All that is known, for the message of a test that fails."""

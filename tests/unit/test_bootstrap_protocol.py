@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from trx_agent.protocol.bootstrap import (
+    HEAD,
     MARKER,
     AnyStatus,
     Bootstrap,
@@ -24,16 +25,16 @@ from trx_agent.protocol.bootstrap import (
     frame,
     loader,
     read_detour,
+    read_head,
     read_status,
     status_line,
     unframe,
 )
-from trx_agent.protocol.messages import Preparation
+from trx_agent.protocol.messages import VERSION, Preparation
 
 HERE = "{}.{}".format(*sys.version_info[:2])
 KEYS = Keys(b"launcher-public", b"agent-public", b"agent-secret")
 BOOTSTRAP = Bootstrap(
-    protocol=1,
     index=3,
     label="node1#2",
     cookie="c00c1e",
@@ -58,12 +59,18 @@ BOOTSTRAP = Bootstrap(
 def test_a_bootstrap_comes_back_as_it_was_sent(workers: int | str) -> None:
     sent = msgspec.structs.replace(BOOTSTRAP, workers=workers)
     data = frame(sent)
-    size = int.from_bytes(data[:4], "big")
-    assert len(data) == 4 + size
-    assert unframe(data[4:]) == sent
+    version, size = read_head(data[:HEAD])
+    assert version == VERSION
+    assert len(data) == HEAD + size
+    assert unframe(data[HEAD:]) == sent
 
 
-@pytest.mark.parametrize("body", [b"", b"\x80", frame(BOOTSTRAP)[4:-1], msgspec.msgpack.encode({"protocol": "one"})])
+def test_the_version_comes_first_whatever_a_later_one_may_make_of_the_rest() -> None:
+    assert frame(BOOTSTRAP)[:2] == VERSION.to_bytes(2, "big")
+    assert read_head(b"\x01\x02\x00\x00\x00\x05") == (0x0102, 5)
+
+
+@pytest.mark.parametrize("body", [b"", b"\x80", frame(BOOTSTRAP)[HEAD:-1], msgspec.msgpack.encode({"index": "one"})])
 def test_what_is_no_bootstrap_is_refused(body: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         unframe(body)

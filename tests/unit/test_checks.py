@@ -112,6 +112,7 @@ BAD_SETTINGS: list[Bad] = [
     ({"backend": ["gloo"]}, TypeError, "backend must be a name"),
     # seconds
     *[bad for name in ("timeout", "start_timeout", "grace_period", "lease") for bad in _bad_seconds(name)],
+    ({"lease": 1}, ValueError, "lease must be at least 3"),
     # environment
     ({"default_env_vars": "PATH"}, TypeError, "default_env_vars must be a list of patterns"),
     ({"extra_env_vars": "HF_*"}, TypeError, "extra_env_vars must be a list of patterns, such as ['HF_*']"),
@@ -166,7 +167,7 @@ GOOD_SETTINGS: list[dict[str, Any]] = [
     {"backend": "nccl"},
     {"backend": "GLOO"},
     {"backend": "cpu:gloo,cuda:nccl"},
-    {"timeout": 0.5, "lease": 1},
+    {"timeout": 0.5, "lease": 3},
     {"preload": ["numpy", "torch.nn.functional"]},
     {"default_env_vars": [], "extra_env_vars": {"A": "1"}},
 ]
@@ -279,8 +280,8 @@ uses_a_global.__module__ = "__main__"
 @pytest.mark.parametrize(
     ("func", "args", "kwargs", "words"),
     [
-        (work, (1, LOCK), {}, ["argument 1", "lock"]),
-        (work, (1, [Model()]), {}, ["argument 1", "[0]", ".layers", "['lock']"]),
+        (work, (1, LOCK), {}, ["argument 2: "]),
+        (work, (1, [Model()]), {}, ["argument 2 → [0]", ".layers", "['lock']"]),
         (work, (), {"steps": 3, "model": Model()}, ["argument 'model'", ".layers", "['lock']"]),
         (makes_closure(), (), {}, ["the function", "closure variable lock"]),
         (functools.partial(print, LOCK), (), {}, ["the function", "argument 1"]),

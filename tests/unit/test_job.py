@@ -12,27 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trx.errors import HostFailure
-from trx.job import (
-    TRANSITIONS,
-    Action,
-    Announce,
-    Arrived,
-    Event,
-    Finish,
-    IllegalTransition,
-    Interrupted,
-    Job,
-    Launch,
-    Lost,
-    Said,
-    Send,
-    Settings,
-    State,
-    Tick,
-    WorkerEnd,
-    describe,
-    signal_name,
-)
+from trx.events import Action, Announce, Arrived, Event, Finish, Interrupted, Launch, Lost, Said, Send, Tick
+from trx.job import TRANSITIONS, IllegalTransition, Job, Settings, State, WorkerEnd, describe, signal_name
 from trx.plan import Assignment, Host, Worker, assign
 from trx_agent.protocol.messages import (
     AnyMessage,
@@ -54,14 +35,14 @@ from trx_agent.protocol.messages import (
     Up,
 )
 
-START, GRACE, SETTLE = 300.0, 5.0, 30.0
+START, GRACE, SETTLE, MEET = 300.0, 5.0, 30.0, 20.0
 NEAR, FAR = Door("10.0.0.1", 4001), Door("192.168.0.1", 4002)
 DOORS = (NEAR, FAR)
 NONCE = b"nonce"
 RUN = 3
 """Number of the run under test: not the first, so that there can be messages of an earlier one."""
 
-SETTINGS = Settings("auto", NONCE, "run-id", START, GRACE, SETTLE)
+SETTINGS = Settings("auto", NONCE, "run-id", START, GRACE, SETTLE, MEET)
 
 
 class Play:
@@ -593,7 +574,8 @@ def test_hosts_that_reach_too_little_are_named_with_what_was_tried() -> None:
     play.greet()
     play.say(1, Reached(DOORS))
     play.say(2, Reached((NEAR,)))
-    assert play.wait(START) == [Finish()]
+    assert play.wait(MEET - 1) == []
+    assert play.wait(1) == [Finish()]
     assert set(play.job.host_failures) == {2, 3}
     assert "n0 (10.0.0.1, 192.168.0.1) it reaches only 1" in play.job.host_failures[2].reason
     assert "reaches only 0" in play.job.host_failures[3].reason
@@ -606,6 +588,14 @@ def test_a_first_host_without_any_door_does_not_keep_the_run_waiting_for_ever(ho
     play.greet()
     assert play.wait(START) == [Finish()]
     assert list(play.job.host_failures) == [0]
+
+
+def test_knocking_at_doors_takes_no_longer_than_all_of_the_start_may() -> None:
+    play = Play((1, 1))
+    play.now += START - 1
+    play.greet()
+    assert play.wait(1) == [Finish()]
+    assert list(play.job.host_failures) == [1]
 
 
 def test_workers_that_are_not_started_in_time_stop_the_run() -> None:

@@ -73,7 +73,7 @@ def test_an_exception_in_words_comes_back_with_the_place_of_its_pickle(kind: typ
 
 @pytest.mark.parametrize("size", [0, 1, 3, 4, 5, len(outcome.frame(ERROR)) - 1])
 def test_words_that_are_cut_off_are_refused(size: int) -> None:
-    with pytest.raises(ValueError, match=r"."):
+    with pytest.raises(ValueError, match="cut off"):
         outcome.unframe(outcome.frame(ERROR)[:size])
 
 

@@ -1,4 +1,4 @@
-"""The one interface behind which every way of starting an agent hides: local process, SSH, srun.
+"""The one interface behind which every way of starting an agent hides: a local process, SSH.
 
 A channel is used by one thread of the launcher (its host's steward, see `trx.hosts.steward`), which opens it, writes
 the bootstrap to the agent's stdin, and reads what the agent prints until it ends. All methods may block; `close` may be

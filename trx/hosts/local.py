@@ -42,7 +42,9 @@ class LocalChannel:
             )
         except OSError as error:
             reason = f"the interpreter {self._python} cannot be started: {error.strerror}"
-            raise HostUnusable(HostFailure(self._hostname, "starting Python", reason, "see python=")) from None
+            raise HostUnusable(
+                HostFailure(self._hostname, "starting Python", reason, "name an interpreter that exists with python=")
+            ) from None
 
     def launcher_address(self) -> str:
         return "127.0.0.1"

@@ -34,10 +34,7 @@ class Front(Protocol):
 
 
 class Steward:
-    """Starts one agent and watches its channel, in a thread of its own that ends with the agent.
-
-    The thread must live as long as the agent, since a local agent is its child.
-    """
+    """Starts one agent and watches its channel, in a thread of its own that ends with the agent."""
 
     def __init__(
         self, agent: int, label: str, channel: Channel, front: Front, explain: Callable[[int | None, str], HostFailure]
@@ -69,6 +66,8 @@ class Steward:
             failure = unusable.failure
         except OSError as error:
             failure = HostFailure(self._label, "starting the agent", f"the connection broke: {error}")
+        except Exception as error:  # such as a status that is none: the launch must not wait for this agent
+            failure = HostFailure(self._label, "starting the agent", f"{type(error).__name__}: {error}")
         finally:
             self._channel.close()
         self._front.agent_ended(self._agent, failure)

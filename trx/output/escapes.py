@@ -21,11 +21,17 @@ _CONTROLS = r"\x00-\x07\x0b\x0c\x0e-\x1f\x7f-\x9f"
 # The set comes first, as the regex engine then skips ordinary text at full speed.
 _forbidden = re.compile(rf"[{_CONTROLS}](?:(?<!\x1b)|(?<=\x1b)(?!{_ALLOWED})(?:{_SEQUENCE})?)")
 _incomplete = re.compile(_INCOMPLETE)
+_no_text = re.compile(rf"\x1b(?:{_SEQUENCE})?|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def neutralise(text: str) -> str:
     """Returns `text` without anything that could drive a terminal; idempotent."""
     return _forbidden.sub(_substitute, text)
+
+
+def plain(text: str) -> str:
+    """Returns `text` without colours, carriage returns and all else that is not text, TAB or LF: for messages."""
+    return _no_text.sub(_substitute, text)
 
 
 def _substitute(match: re.Match[str]) -> str:

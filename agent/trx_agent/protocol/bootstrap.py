@@ -2,8 +2,8 @@
 
 1. The host runs `python -c "from io import FileIO; f = FileIO(0); exec(f.readline())"`, whatever started it.
 2. The launcher writes `loader()`, one line of Python, which finds this package or says what is missing.
-3. It writes a `Bootstrap`, as four bytes of length (big-endian) and msgpack. Keys and environment travel in it, and
-   nowhere else.
+3. It writes a `Bootstrap`: two bytes of `messages.VERSION`, four of the body's length (both big-endian), and msgpack.
+   Keys and environment travel in it, and nowhere else.
 4. The agent answers with one line on stdout: `MARKER` and a `Status` in JSON. What login shells print before the
    marker is ignored, up to `NOISE` bytes.
 5. On `Unreachable` the launcher opens a way through its own connection to the host, and writes a `Detour` line.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import msgspec
 
-from trx_agent.protocol.messages import Preparation
+from trx_agent.protocol.messages import VERSION, Preparation
 
 MARKER = b"\x1etrx-agent\x1e"
 NOISE = 64 * 1024
@@ -66,7 +66,6 @@ class Bootstrap(msgspec.Struct, frozen=True):
     """Everything that an agent must know before it can speak.
 
     Attributes:
-        protocol: `messages.VERSION`.
         index: Of the agent, in the order of `hostnames`.
         label: What people call this agent: its hostname, numbered where a host is named twice.
         cookie: Names this launch; every process below the agent carries it in its environment.
@@ -82,7 +81,6 @@ class Bootstrap(msgspec.Struct, frozen=True):
         grace: Seconds between SIGTERM and SIGKILL when the launcher is gone.
     """
 
-    protocol: int
     index: int
     label: str
     cookie: str
@@ -136,9 +134,18 @@ _status: msgspec.json.Decoder[AnyStatus] = msgspec.json.Decoder(AnyStatus)
 _detour = msgspec.json.Decoder(Detour)
 
 
+HEAD = 6
+"""Bytes before the body of a bootstrap."""
+
+
 def frame(bootstrap: Bootstrap) -> bytes:
     body = msgspec.msgpack.encode(bootstrap)
-    return len(body).to_bytes(4, "big") + body
+    return VERSION.to_bytes(2, "big") + len(body).to_bytes(4, "big") + body
+
+
+def read_head(head: bytes) -> tuple[int, int]:
+    """Returns the version of the protocol, and the size of the body."""
+    return int.from_bytes(head[:2], "big"), int.from_bytes(head[2:], "big")
 
 
 def unframe(body: bytes) -> Bootstrap:
