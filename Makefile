@@ -11,12 +11,16 @@ ARGS ?=
 # for example: make bench ROWS="--quick import cold_local"
 ROWS ?=
 
+# for example: make soak SEEDS=100-399
+SEEDS ?= 1-50
+JOBS ?= 2
+
 BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PYTEST = $(BIN)/python -m pytest
 LOWEST := .venv-lowest
 
-.PHONY: help demo test lint format types unit integration lab test-lowest bench wheel system clean
+.PHONY: help demo test lint format types unit integration lab soak test-lowest bench wheel system clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -47,6 +51,9 @@ integration: $(VENV)/ready-dev ## real processes on localhost
 
 lab: system $(VENV)/ready-dev ## hosts made of namespaces
 	$(PYTEST) tests/lab -n $(WORKERS) --dist loadgroup $(ARGS)
+
+soak: system $(VENV)/ready-dev ## seeded random launches with faults; SEEDS=100-399 or SEEDS=17, JOBS=2
+	$(BIN)/python -m tests.lab.soak $(SEEDS) --jobs $(JOBS)
 
 test-lowest: $(LOWEST)/ready ## unit and integration tests with the oldest dependencies that are allowed
 	$(LOWEST)/bin/python -m pytest tests/unit tests/integration -n $(WORKERS) --dist loadgroup $(ARGS)

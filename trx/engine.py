@@ -7,6 +7,7 @@ does between runs. Other threads talk to it by `_call`, and wait for futures.
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import sys
 import threading
@@ -38,6 +39,7 @@ from trx_agent.protocol.messages import (
     Bye,
     Credit,
     Data,
+    DataInFile,
     Door,
     Ended,
     Gone,
@@ -128,6 +130,7 @@ class Engine:
         self._hellos: dict[int, Hello] = {}
         self._rendezvous: Door | None = None
         self._ended: dict[int, HostFailure] = {}
+        self._troubled = False  # whether a host has failed in any way
         self._runs = 0
         self._job: Job | None = None
         self._intake: Intake | None = None
@@ -169,8 +172,8 @@ class Engine:
 
     @property
     def usable(self) -> bool:
-        """Whether every agent is still there for another run."""
-        return not self._ended and self._thread.is_alive()
+        """Whether every agent is still there for another run; one that has reported trouble may be about to end."""
+        return not (self._ended or self._troubled) and self._thread.is_alive()
 
     def close(self, timeout: float) -> bool:
         """Ends all agents; returns whether all of them were seen to end in good time."""
@@ -248,6 +251,8 @@ class Engine:
         match message:
             case Data(stream, offset):
                 self._take(agent, stream, offset, body)
+            case DataInFile(stream, offset, size, path):
+                self._take(agent, stream, offset, self._read(agent, path, offset, size))
             case Credit(stream, upto):
                 if stream.run == self._runs and agent in self._payloads:
                     self._payloads[agent].grant(upto)
@@ -280,6 +285,16 @@ class Engine:
             return
         source = self._source(agent, stream.local_rank)
         self._outputs.feed(source, stream.kind, body, (agent, stream, offset + len(body)))
+
+    def _read(self, agent: int, path: str, offset: int, size: int) -> bytes:
+        """Bytes of a file of an agent on this machine."""
+        if not self._hosts[agent].local:
+            raise HubError(agent, "it names a file, but is on another machine")
+        try:
+            with open(path, "rb", buffering=0) as file:
+                return os.pread(file.fileno(), size, offset)
+        except OSError as error:
+            raise HubError(agent, f"{error.strerror}: {path}") from error
 
     def _take_outcome(self, intake: Intake, agent: int, stream: Stream, offset: int, body: bytes) -> None:
         try:
@@ -392,6 +407,7 @@ class Engine:
         report = RunReport(self._job, self._intake.outcomes(), self._recorder.timeline())
         future, self._future = self._future, None
         self._calls.discard(future)
+        self._troubled = self._troubled or bool(self._job.host_failures)
         self._job = None
         self._intake = None
         self._call_bytes = None
@@ -411,6 +427,7 @@ class Engine:
             keys=self._hub.keys(agent),
             endpoints=(endpoint,),
             workers=host.workers,
+            local=host.local,
             one_machine=all(each.local for each in self._hosts) or len({each.hostname for each in self._hosts}) == 1,
             cwd=settings.cwd,
             preparation=settings.preparation,

@@ -48,6 +48,7 @@ class Session:
             environment=preparation.variables,
             ssh_config_file=launcher.ssh_config_file,
             timeout=launcher.start_timeout,
+            lease=launcher.lease,
         )
         settings = _launch_settings(launcher, preparation)
         directory = _log_directory()  # last, since nothing fails any more once it is there
@@ -64,6 +65,8 @@ class Session:
     def run(self, call: Pickled) -> LaunchResult[Any]:
         with self._turn:
             report = self._wait(self._engine.run(call, _preparation(self._launcher)))
+            # Whoever has told of a failure of its host may be about to end: not to be counted on in another run.
+            self._abandoned |= bool(report.job.host_failures)
         return judge(report, self._log_path)
 
     def close(self) -> None:

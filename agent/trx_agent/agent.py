@@ -139,7 +139,7 @@ class Agent:
         self._inotify = INotify()
         self._inotify.add_watch(self._log, flags.MODIFY)
         self._watch(self._inotify.fileno(), self._files_changed)
-        self._log_outflow = Outflow(Stream(0, -1, Kind.AGENT), self._log)
+        self._log_outflow = Outflow(Stream(0, -1, Kind.AGENT), self._log, self._bootstrap.local)
         doors = self._open_doors() if self._bootstrap.index == 0 else ()
         hello = self._hello
         self._send(Hello(hello.workers, hello.gpus, hello.cpus, doors, hello.pid))
@@ -163,14 +163,15 @@ class Agent:
         self._uplink.tick()
         if now >= self._next_pulse:
             self._next_pulse = now + self._bootstrap.beat
-            os.write(self._pulse, b".")
+            with contextlib.suppress(BrokenPipeError):  # the guardian is dead, of which a signal will tell
+                os.write(self._pulse, b".")
         if self._files_quiet and now >= self._files_from:
             self._files_quiet = False
             self._watch(self._inotify.fileno(), self._files_changed)
         if self._run:
             if self._run.patience(now) == 0.0:
                 self._run.step(now)
-            if self._run.finished:
+            if self._run.finished and self._uplink.settled:  # the launcher has read its files
                 self._forget_run()
         lease = self._bootstrap.lease if self._uplink.was_answered else max(_FIRST_CONTACT, self._bootstrap.lease)
         if not self._orphaned and (self._terminated or self._uplink.silence > lease):
@@ -206,12 +207,14 @@ class Agent:
 
     def _prepare(self, order: Start) -> None:
         """Makes ready for the payload, which follows the order."""
+        if self._run:  # that a new run is ordered tells that the last one was taken note of
+            self._forget_run()
         if self._run:  # over, but this order came with the launcher's last words about it
             self._forget_run()
         forkserver = self._forkserver_for(order.preparation)
         directory = self._directory / f"run-{order.run}"
         directory.mkdir(mode=0o700)
-        self._run = Run(order, directory, self._send, forkserver, self._bootstrap.grace)
+        self._run = Run(order, directory, self._send, forkserver, self._bootstrap.grace, self._bootstrap.local)
         for local_rank in range(len(order.ranks)):
             folder = self._run.folder(local_rank)
             watch = self._inotify.add_watch(folder, flags.MODIFY | flags.MOVED_TO)
@@ -367,8 +370,8 @@ class Agent:
         self._run = None
 
     def _pump_log(self) -> None:
-        while data := self._log_outflow.next_range():
-            self._send(Data(self._log_outflow.stream, self._log_outflow.offset - len(data)), data)
+        while news := self._log_outflow.next():
+            self._send(*news)
 
     def _send(self, message: AnyMessage, body: Body = b"") -> None:
         self._uplink.send(message, body)

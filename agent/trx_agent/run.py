@@ -25,7 +25,6 @@ from trx_agent.protocol.messages import (
     AnyMessage,
     Broken,
     Credit,
-    Data,
     Door,
     Drained,
     Ended,
@@ -59,9 +58,12 @@ class Run:
         send: Sends a message to the launcher.
         forkserver: Of all below the agent, the one process that does not belong to the run.
         grace: Seconds that processes have which the workers left running.
+        local: Whether the launcher is on this machine, and reads the workers' files itself.
     """
 
-    def __init__(self, order: Start, directory: Path, send: Send, forkserver: ForkServer, grace: float) -> None:
+    def __init__(
+        self, order: Start, directory: Path, send: Send, forkserver: ForkServer, grace: float, local: bool
+    ) -> None:
         self.number = order.run
         self.finished = False
         self.stopped = False
@@ -72,6 +74,7 @@ class Run:
         self._forkserver = forkserver
         self._spare = {forkserver.pid}
         self._grace = grace
+        self._local = local
         self._pids: tuple[int, ...] = ()
         self._codes: dict[int, int] = {}
         self._reported: set[int] = set()
@@ -224,7 +227,8 @@ class Run:
             return
         if not self._pids and self._forkserver.ready_since is None:
             return  # there never was one: the forkserver's imports have failed, and of its end will be heard
-        if len(self._codes) < len(self._pids) or not self._pids:
+        # Once the run is stopped it is ours to end: no failure, whatever else has failed then.
+        if not self.stopped and (len(self._codes) < len(self._pids) or not self._pids):
             self._send(Broken("watching the workers", "the process that held them died"), b"")
         self.abandon(now)
 
@@ -282,11 +286,11 @@ class Run:
             self.runner = None
 
     def _add_outflow(self, stream: Stream, path: Path) -> None:
-        self._outflows[stream] = Outflow(stream, path)
+        self._outflows[stream] = Outflow(stream, path, self._local)
 
     def _pump(self, outflow: Outflow) -> None:
-        while data := outflow.next_range():
-            self._send(Data(outflow.stream, outflow.offset - len(data)), data)
+        while news := outflow.next():
+            self._send(*news)
 
     def _finish_if_drained(self) -> None:
         if not all(outflow.drained for outflow in self._outflows.values()):

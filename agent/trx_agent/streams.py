@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from trx_agent.linux import punch_hole
-from trx_agent.protocol.messages import CHUNK, WINDOWS, Stream
+from trx_agent.protocol.messages import CHUNK, WINDOWS, Data, DataInFile, Stream
 
 _HOLE = 8 << 20
 _KEPT = 1 << 20
@@ -18,11 +18,18 @@ _KEPT = 1 << 20
 
 
 class Outflow:
-    """One file on its way to the launcher."""
+    """One file on its way to the launcher.
 
-    def __init__(self, stream: Stream, path: Path) -> None:
+    Args:
+        stream: What the launcher knows it as.
+        path: Of the file, which need not be there yet.
+        local: Whether the launcher can read the file itself, so that only the news of it must be sent.
+    """
+
+    def __init__(self, stream: Stream, path: Path, local: bool) -> None:
         self.stream = stream
         self.offset = 0
+        self._local = local
         self._path = path
         self._credit = WINDOWS[stream.kind]
         self._descriptor = -1
@@ -36,14 +43,19 @@ class Outflow:
             punch_hole(self._descriptor, self._punched, dealt_with)
             self._punched = dealt_with
 
-    def next_range(self) -> bytes:
-        """What may be sent next, and counts as sent; b"" where there is nothing, or no credit."""
-        room = min(CHUNK, self._credit - self.offset)
+    def next(self) -> tuple[Data | DataInFile, bytes] | None:
+        """The message, and its body, that may be sent next, and counts as sent; None without news or credit."""
+        start = self.offset
+        room = min(CHUNK, self._credit - start)
         if room <= 0 or not self._open():
-            return b""
-        data = os.pread(self._descriptor, room, self.offset)
+            return None
+        if self._local:
+            self.offset += min(room, max(0, self.size() - start))
+            size = self.offset - start
+            return (DataInFile(self.stream, start, size, str(self._path)), b"") if size else None
+        data = os.pread(self._descriptor, room, start)
         self.offset += len(data)
-        return data
+        return (Data(self.stream, start), data) if data else None
 
     @property
     def drained(self) -> bool:

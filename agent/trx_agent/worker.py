@@ -20,18 +20,24 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from trx_agent.linux import die_with_parent, flush, write_lines_at_once
 from trx_agent.orders import CALLED, HOLD, JOINED, LOADED, MARKS, PART, PAYLOAD, RAISED, RETURNED, WRITTEN, private_file
 from trx_agent.protocol import diagnose, outcome, payload, records
 from trx_agent.protocol.messages import Start
 
+if TYPE_CHECKING:
+    from torch.distributed import Store  # type: ignore[attr-defined]  # public, but not marked as exported
+
 TORCH_HANDLES = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 """Signals whose handlers torch's process context replaces in the process that starts the workers."""
 
 _LONGEST_SOCKET_DIRECTORY = 80
 """Bytes: the path of a socket may have 107, and its name needs some of them."""
+
+_COUNT, _ALL_JOINED = "trx/joined", "trx/all_joined"
+"""Keys of the process group's store."""
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
@@ -55,7 +61,7 @@ def main(order: Start, local_rank: int, directory: Path, runner: int, inherited:
         with stage("loading the function", LOADED):
             function, args, kwargs = _load(directory / PAYLOAD, order.import_paths)
         with stage("joining the process group", JOINED):
-            _join_process_group(order, local_rank)
+            joined = _join_process_group(order, local_rank)
         with stage(outcome.CALLING, CALLED):
             value = function(*args, **kwargs)
         with stage("pickling what the function returned", WRITTEN):
@@ -64,7 +70,7 @@ def main(order: Start, local_rank: int, directory: Path, runner: int, inherited:
         _write_error(folder, stage.name, error)
         _wait_for_the_end(folder)
     else:
-        _leave_process_group()
+        _leave_process_group(joined, order.timeout)
     flush()
     # None, since torch swallows an exit of 0 and would then wait for the other workers.
     sys.exit(None)
@@ -138,9 +144,10 @@ def _load(path: Path, import_paths: tuple[str, ...]) -> Call:
     return call
 
 
-def _join_process_group(order: Start, local_rank: int) -> None:
+def _join_process_group(order: Start, local_rank: int) -> Store | None:
+    """Returns the group's store, which knows who has joined."""
     if not order.backend:
-        return
+        return None
     import torch
     import torch.distributed
 
@@ -149,14 +156,22 @@ def _join_process_group(order: Start, local_rank: int) -> None:
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     torch.distributed.init_process_group(order.backend, timeout=timedelta(seconds=order.timeout), device_id=device)
+    store = torch.distributed.distributed_c10d._get_default_store()  # private, but init_process_group hides its own
+    if store.add(_COUNT, 1) == torch.distributed.get_world_size():
+        store.set(_ALL_JOINED, "")
+    return store
 
 
-def _leave_process_group() -> None:
-    """Quietly, since the outcome is written already."""
+def _leave_process_group(joined: Store | None, timeout: float) -> None:
+    """Quietly, since the outcome is written already.
+
+    Not before all have joined: for those that are still at it, somebody who has left looks like one that has failed.
+    """
     import torch.distributed
 
-    if torch.distributed.is_initialized():
+    if joined is not None and torch.distributed.is_initialized():
         try:
+            joined.wait([_ALL_JOINED], timedelta(seconds=timeout))
             torch.distributed.destroy_process_group()
         except Exception:
             traceback.print_exc()

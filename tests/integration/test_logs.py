@@ -39,9 +39,7 @@ def both_logs(open_log_base: Path, workers: trx.Launcher) -> Callable[[], list[s
 
     def read() -> list[str]:
         found = log_files(open_log_base / "workers")
-        return [
-            found[f"localhost[{number}].log"].read_bytes()[start:].decode() for number, start in enumerate(starts)
-        ]
+        return [found[f"localhost[{number}].log"].read_bytes()[start:].decode() for number, start in enumerate(starts)]
 
     return read
 
@@ -126,7 +124,7 @@ def test_log_records_arrive_with_level_name_and_traceback(
         logger.info("step %d", 7)
         logger.warning("two\nlines")
         try:
-            {}["key"]
+            dict[str, int]()["key"]
         except KeyError:
             logger.exception("it went wrong")
 

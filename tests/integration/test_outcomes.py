@@ -85,7 +85,9 @@ def test_plain_values_come_back_equal(workers: trx.Launcher, value: object) -> N
         assert returned == value or repr(returned) == repr(value)
 
 
-def test_object_of_a_class_that_the_workers_cannot_import_comes_back_as_one_of_that_class(workers: trx.Launcher) -> None:
+def test_object_of_a_class_that_workers_cannot_import_comes_back_as_one_of_it(
+    workers: trx.Launcher,
+) -> None:
     result = workers.run(lambda: Measured("loss", [0.5, rank()]))
 
     assert list(result) == [Measured("loss", [0.5, 0]), Measured("loss", [0.5, 1])]

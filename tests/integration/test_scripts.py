@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -199,22 +198,19 @@ def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
 
 def test_ctrl_c_of_a_terminal_reaches_the_workers_through_the_launcher_only(tmp_path: Path) -> None:
     """It goes to all processes of the terminal's foreground group, in which no worker may be."""
-    source = SLEEPS + (
-        """
+    source = f"""{SLEEPS}
 def save():
     def on_sigterm(*_):
-        Path(f"saved-{os.environ['RANK']}").touch()
+        Path("saved-" + os.environ["RANK"]).touch()
         sys.exit()
     signal.signal(signal.SIGTERM, on_sigterm)
     sleep()
 
 try:
-    %s
+    {LAUNCH.format("save", 20).strip()}
 except KeyboardInterrupt:
     print("interrupted, nothing left:", not psutil.Process().children(recursive=True))
 """
-        % LAUNCH.format("save", 20).strip()
-    )
     with Script(tmp_path, source, start_new_session=True) as script:
         running = Running(script, tmp_path)
         os.killpg(script.process.pid, signal.SIGINT)
@@ -344,22 +340,3 @@ with trx.Launcher(["localhost"], 2, backend=None) as launcher:
     assert err.rstrip().endswith("RuntimeError: on my own")
     told = json.loads((tmp_path / "worker-0").read_text())
     assert with_cookie(told["cookie"]) == []
-
-
-def test_launch_takes_seconds_not_more(tmp_path: Path) -> None:
-    """No wait of a whole second or more is hidden in starting or ending, even on a busy machine."""
-    source = """
-import time
-import trx
-with trx.Launcher(["localhost"], 2, backend="gloo") as launcher:
-    launcher.run(int)
-    start = time.monotonic()
-    for _ in range(10):
-        launcher.run(int)
-    print(time.monotonic() - start)
-"""
-    start = time.monotonic()
-    out = run_script(tmp_path, source)
-
-    assert float(out) < 10
-    assert time.monotonic() - start < 30

@@ -291,7 +291,9 @@ def are_gone(host: Host, within: float) -> None:
 
 def _is_ours(pid: int) -> bool:
     try:
-        return "python" in os.readlink(f"/proc/{pid}/exe") or b"TRX_LAUNCH=" in Path(f"/proc/{pid}/environ").read_bytes()
+        return (
+            "python" in os.readlink(f"/proc/{pid}/exe") or b"TRX_LAUNCH=" in Path(f"/proc/{pid}/environ").read_bytes()
+        )
     except OSError:
         return False
 

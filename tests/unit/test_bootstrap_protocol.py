@@ -41,6 +41,7 @@ BOOTSTRAP = Bootstrap(
     keys=KEYS,
     endpoints=("tcp://10.0.0.1:5000", "tcp://[fe80::1]:5000"),
     workers="auto",
+    local=False,
     one_machine=False,
     cwd="/home/ada",
     preparation=Preparation({"PASSWORD": "swordfish", "EMPTY": ""}, "export A=1\n", ("numpy",)),

@@ -21,6 +21,7 @@ def make_channel(
     environment: Mapping[str, str],
     ssh_config_file: str | os.PathLike[str] | None,
     timeout: float,
+    lease: float,
 ) -> Channel:
     """The way to a host: a child process on the launcher's own machine, SSH to any other."""
     needed = {name: value for name, value in environment.items() if name in _FOR_THE_INTERPRETER and "\n" not in value}
@@ -29,7 +30,12 @@ def make_channel(
     from trx.hosts.ssh import SSHChannel
 
     return SSHChannel(
-        host.hostname, python=python, environment=needed, config_file=ssh_config_file, timeout=min(timeout, 10.0)
+        host.hostname,
+        python=python,
+        environment=needed,
+        config_file=ssh_config_file,
+        timeout=min(timeout, 10.0),
+        lease=lease,
     )
 
 

@@ -16,6 +16,7 @@ from trx.hosts.route import Hop
 from trx.hosts.teardown import Teardown
 
 _KEEPALIVE = 15
+_LONGEST_SILENCE = 86400.0
 _PATIENCE_WITH_NAMES = 1.0
 _PATIENCE_WITH_PROXY = 1.0
 
@@ -36,8 +37,8 @@ class Unreached(Exception):
         self.attempts = attempts
 
 
-def dial(hop: Hop, deadline: float, teardown: Teardown) -> socket.socket:
-    """A TCP connection to the hop, which `teardown` ends.
+def dial(hop: Hop, deadline: float, teardown: Teardown, patience: float) -> socket.socket:
+    """A TCP connection to the hop, which `teardown` ends; it breaks when the hop is silent for `patience` seconds.
 
     Raises:
         Unresolved: Where its name leads to no address.
@@ -56,7 +57,7 @@ def dial(hop: Hop, deadline: float, teardown: Teardown) -> socket.socket:
             sock.close()
             attempts.append((str(address[0]), error))
         else:
-            _keep_alive(sock)
+            _keep_alive(sock, patience)
             return sock
     raise Unreached(attempts)
 
@@ -73,13 +74,19 @@ def _resolve(hop: Hop, deadline: float, teardown: Teardown) -> list[Any]:
         raise Unresolved(getattr(error, "strerror", None) or str(error)) from error
 
 
-def _keep_alive(sock: socket.socket) -> None:
+def _keep_alive(sock: socket.socket, patience: float) -> None:
     """Has the kernel notice a host that is gone, and send small packets at once."""
+    interval = min(max(1, int(patience / 4)), _KEEPALIVE)
+    options = {
+        "TCP_KEEPIDLE": interval,
+        "TCP_KEEPINTVL": interval,
+        "TCP_USER_TIMEOUT": int(1000 * min(patience, _LONGEST_SILENCE)),
+    }
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option in ("TCP_KEEPIDLE", "TCP_KEEPINTVL"):
+    for option, value in options.items():
         if hasattr(socket, option):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), _KEEPALIVE)
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 def hang_up(sock: socket.socket) -> None:

@@ -21,6 +21,7 @@ from trx.hosts.teardown import Closed, Teardown
 from trx.hosts.transport import Transport, Tunnel
 
 _ADMINISTRATIVELY_PROHIBITED = 1
+_AFTER_LEASE = 1.0  # seconds: once the agent speaks it is the lease that tells of a lost host, and tells it better
 _BANNER_SHARE = 0.9  # of the time that is left: so that a host's silence is noticed for what it is
 
 
@@ -33,6 +34,7 @@ class SSHChannel:
         environment: What the interpreter needs in its environment in order to start.
         config_file: The ssh configuration; None for the user's and the system's.
         timeout: How many seconds `open` may take.
+        lease: How many seconds the host may be silent afterwards: it may vanish before its agent says a word.
     """
 
     def __init__(
@@ -43,11 +45,13 @@ class SSHChannel:
         environment: Mapping[str, str],
         config_file: str | os.PathLike[str] | None,
         timeout: float,
+        lease: float = 8.0,
     ) -> None:
         self._hostname = hostname
         self._prelude = shell.prelude(python, environment)
         self._config_file = config_file
         self._timeout = timeout
+        self._lease = lease
         self._teardown = Teardown()
         self._relays = Relays()
         self._hop: Hop | None = None
@@ -92,7 +96,7 @@ class SSHChannel:
             sock = proxy.socket
             self._launcher_address = sockets.likely_address(hop, self._teardown)
         else:
-            sock = tcp = sockets.dial(hop, deadline, self._teardown)
+            sock = tcp = sockets.dial(hop, deadline, self._teardown, self._lease + _AFTER_LEASE)
             self._launcher_address = sockets.own_address(tcp)
         try:
             return self._log_in(hop, sock, deadline)

@@ -71,6 +71,7 @@ class Bootstrap(msgspec.Struct, frozen=True):
         cookie: Names this launch; every process below the agent carries it in its environment.
         endpoints: Where the launcher listens ("tcp://..."), in the order to be tried.
         workers: How many workers: a number, "auto", "gpu" or "cpu".
+        local: Whether this agent is on the launcher's own machine.
         one_machine: Whether all agents of this launch are on one and the same host.
         cwd: Of the workers.
         preparation: Of the first run, so that the import of torch can begin at once.
@@ -87,6 +88,7 @@ class Bootstrap(msgspec.Struct, frozen=True):
     keys: Keys
     endpoints: tuple[str, ...]
     workers: int | str
+    local: bool
     one_machine: bool
     cwd: str
     preparation: Preparation

@@ -89,6 +89,15 @@ class Data(Message, frozen=True):
     offset: int
 
 
+class DataInFile(Message, frozen=True):
+    """`size` bytes of a file continue `stream` at `offset`: the launcher, on the same machine, reads them itself."""
+
+    stream: Stream
+    offset: int
+    size: int
+    path: str
+
+
 class Credit(Message, frozen=True):
     """The receiver of `stream` has room for its bytes up to (not including) the offset `upto`."""
 
@@ -263,7 +272,23 @@ class Bye(Message, frozen=True):
     """End the agent, and everything below it."""
 
 
-AnyMessage = Beat | Data | Credit | Hello | Reached | Up | Ended | Gone | Drained | Broken | Probe | Start | Stop | Bye
+AnyMessage = (
+    Beat
+    | Data
+    | DataInFile
+    | Credit
+    | Hello
+    | Reached
+    | Up
+    | Ended
+    | Gone
+    | Drained
+    | Broken
+    | Probe
+    | Start
+    | Stop
+    | Bye
+)
 
 
 class Envelope(msgspec.Struct, frozen=True, array_like=True):

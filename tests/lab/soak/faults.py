@@ -96,11 +96,6 @@ class Striker:
             return self._machine if self._machine.pid is not None else None
         return None
 
-    def excuses(self, path: str, where: str) -> bool:
-        """Whether a file may be left: a guardian that is killed cannot remove its directory, and nobody else may."""
-        killed = self.struck is not None and self._fault is Fault.KILL_GUARDIAN
-        return killed and where == self._machine.name and path.startswith("/tmp/trx-")
-
     # ---- its moment -------------------------------------------------------------------------------------------------
 
     def _has_come(self) -> bool:

@@ -20,6 +20,9 @@ BUSY = 15.0
 START = 40.0
 """Seconds for agents, imports and forks, on such a machine."""
 
+CONNECTING = 10.0
+"""Seconds after which a host that does not answer is given up (`trx.hosts.make_channel`)."""
+
 SETTLE = 10.0
 """Seconds above the grace that hosts have to end a run's processes (`trx.job.Settings.settle_timeout`)."""
 
@@ -134,7 +137,7 @@ def fits(plan: Plan, ended: Note, legal: Legal) -> bool:
         return bool(ended["kind"] == "KeyboardInterrupt")
     if legal.kind == "agent":
         return ended["kind"] == "AgentFailedError" and len(ended["hosts"]) > 0 and set(ended["hosts"]) <= legal.hosts
-    return ended["rank"] in legal.ranks and legal.how in _how(ended)
+    return ended.get("rank") in legal.ranks and legal.how in _how(ended)
 
 
 def is_effect(plan: Plan, ended: Note) -> bool:
@@ -174,7 +177,13 @@ def run_ends_by(plan: Plan, run: int, begins: float, struck: Struck | None) -> f
     deed = plan.deeds[run]
     start = START + (30.0 if plan.strike.fault is Fault.LATENCY else 0.0)
     natural = begins + start + (0.0 if deed.seconds >= FOREVER else deed.seconds) + 2 * (plan.grace + LEAVING) + BUSY
-    return natural if struck is None else max(natural, max(begins, struck.over) + promised(plan) + BUSY)
+    return natural if struck is None else max(natural, effect_by(plan, begins, struck))
+
+
+def effect_by(plan: Plan, begins: float, struck: Struck) -> float:
+    """When a run that ends with the fault's effect has ended; one that begins later has to find the host silent."""
+    since = max(struck.over, begins + CONNECTING if begins > struck.over else 0.0)
+    return since + promised(plan) + BUSY
 
 
 def program_ends_by(plan: Plan, last_note: float, struck: Struck | None) -> float:

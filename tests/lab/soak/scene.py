@@ -22,6 +22,8 @@ from .plan import INTERRUPTING, KILLING, Fault, Plan
 from .watching import Lines, Notes, Output, told
 
 _PROGRAM = Path(__file__).with_name("program.py")
+_CHECKOUT = Path(__file__).parents[3]
+_LONGEST_REASON = 100
 _GOING = 2.0
 """Seconds in which what a run left goes from the tables of processes, after the run was reported as over."""
 
@@ -90,7 +92,9 @@ class _Scene:
         config = {"settings": settings, "open": plan.is_open, "deeds": deeds, "notes": str(directory / "notes")}
         (directory / "config").write_text(json.dumps(config))
         words = [sys.executable, "-X", "faulthandler", str(_PROGRAM), str(directory / "config")]
-        return self._lab.launcher.popen(words, env={"TRX_LOG_DIR": str(directory / "logs")}, cwd="/")
+        # The code beside this file, wherever the environment's own installation comes from.
+        environment = {"TRX_LOG_DIR": str(directory / "logs"), "PYTHONPATH": f"{_CHECKOUT}:{_CHECKOUT}/agent"}
+        return self._lab.launcher.popen(words, env=environment, cwd="/")
 
     # ---- while it runs ----------------------------------------------------------------------------------------------
 
@@ -145,6 +149,8 @@ class _Scene:
         if not any(oracle.fits(self._plan, ended, each) for each in legal):
             self._problem(f"run {run} may not end so; legal: {', '.join(map(str, legal)) or 'nothing'}")
         late = ended["at"] - oracle.run_ends_by(self._plan, run, begins["at"], struck)
+        if struck and oracle.is_effect(self._plan, ended):
+            late = max(late, ended["at"] - oracle.effect_by(self._plan, begins["at"], struck))
         if late > 0:
             self._problem(f"run {run} ended {late:.1f} s too late")
         if struck and ended["at"] >= struck.begun:
@@ -178,9 +184,9 @@ class _Scene:
             self._problem(f"the program ended with status {status}; legal: {sorted(legal)}")
         self._look_at_the_notes(status)
         clean_by = oracle.hosts_clean_by(plan, struck, ended_at)
-        if host := self._striker.isolated:
-            if left := _what_stays(partial(processes.all_of, host), clean_by - ended_at):
-                self._problem(f"{host.name}, which was cut off, still runs {left}")
+        host = self._striker.isolated
+        if host and (left := _what_stays(partial(processes.all_of, host), clean_by - ended_at)):
+            self._problem(f"{host.name}, which was cut off, still runs {left}")
         self._striker.clear()
         for leftover in self._leftovers(max(oracle.BUSY, clean_by - time.monotonic())):
             self._problem(f"left on {leftover.where}: {leftover.kind} {leftover.what}")
@@ -203,7 +209,6 @@ class _Scene:
 
     def _leftovers(self, within: float) -> list[Leftover]:
         found = self._lab.leftovers(within=within)
-        found = [each for each in found if not (each.kind == "file" and self._striker.excuses(each.what, each.where))]
         strays = [pid for cookie in self._cookies for pid in pids_with(cookie)]
         return found + [Leftover("anywhere", "process", describe(pid)) for pid in strays]
 
@@ -243,7 +248,8 @@ def _outcome(ended: Note) -> str:
     if ended["kind"] == "values":
         return "values"
     if ended["kind"] == "AgentFailedError":
-        return f"AgentFailedError({', '.join(ended['hosts'])})"
+        first = ended["text"].split("\n")[1 if len(ended["hosts"]) > 1 else 0]
+        return f"AgentFailedError({', '.join(ended['hosts'])}: {first[:_LONGEST_REASON]})"
     if ended["rank"] is None:
         return str(ended["kind"])
     how = ""

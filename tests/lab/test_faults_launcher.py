@@ -1,0 +1,177 @@
+"""A launcher that dies, stops or is interrupted: hosts clean up by themselves, and Ctrl-C is gentle the first time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import pytest
+
+from .faults import GRACE, SLACK, Launch, are_gone, assert_clean
+from .harness import Lab
+
+MakeLab = Callable[..., Lab]
+
+pytestmark = pytest.mark.timeout(120)
+
+LEAVING = 2.0
+"""Seconds above the grace after which the guardian kills an agent that the launcher has left."""
+
+SHORT_LEASE = 4.0
+
+NO_LEASE = 100.0
+"""So long that it cannot be what saves a test."""
+
+CTRL_C = b"\x03"
+
+WORKING = """
+def ignore_sigterm():
+    def refuse(*_):
+        note("refuses")
+    signal.signal(signal.SIGTERM, refuse)
+    if os.fork() == 0:
+        os.setsid()  # a child that no signal to the worker's group would reach
+    note("ignores")
+    while True:
+        time.sleep(600)
+
+def save_at_the_end():
+    def save(*_):
+        note("saves")
+        time.sleep(0.5)
+        note("saved")
+        sys.exit()
+    signal.signal(signal.SIGTERM, save)
+    note("ready")
+    while True:
+        time.sleep(600)
+
+def fine():
+    return socket.gethostname()
+"""
+
+
+@pytest.fixture
+def two(make_lab: MakeLab) -> Lab:
+    return make_lab(2)
+
+
+class Terminal:
+    """Of which the launcher's script gets the one end, and the test has the other."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = os.openpty()
+
+    def type(self, keys: bytes) -> None:
+        os.write(self.ours, keys)
+
+    def close(self) -> None:
+        for descriptor in (self.ours, self.theirs):
+            with suppress(OSError):
+                os.close(descriptor)
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    terminal = Terminal()
+    yield terminal
+    terminal.close()
+
+
+# ---- the launcher dies ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_hosts_clean_up_when_the_launcher_is_killed(two: Lab, number: signal.Signals) -> None:
+    with Launch(two, WORKING, ["ignore_sigterm"], lease=NO_LEASE) as launch:
+        launch.wait("ignores", 4)
+        launch.process.send_signal(number)
+        assert_hosts_clean_up(launch, GRACE + LEAVING)
+        assert launch.ends() == -number
+        assert two.leftovers() == []
+
+
+def test_hosts_clean_up_when_the_terminal_closes(two: Lab, terminal: Terminal) -> None:
+    with Launch(two, WORKING, ["ignore_sigterm"], terminal=terminal.theirs, lease=NO_LEASE) as launch:
+        launch.wait("ignores", 4)
+        terminal.close()
+        assert_hosts_clean_up(launch, GRACE + LEAVING)
+        assert launch.ends() == -signal.SIGHUP
+        assert two.leftovers() == []
+
+
+def assert_hosts_clean_up(launch: Launch, promised: float) -> None:
+    begun = time.monotonic()
+    for host in launch.lab:
+        are_gone(host, begun + promised + SLACK - time.monotonic())
+    print(f"gone after {time.monotonic() - begun:.1f} s")
+    assert len(launch.notes("refuses")) >= len(launch.lab)  # they had their grace
+
+
+def test_hosts_clean_up_when_the_launcher_stops_and_it_is_told_when_it_goes_on(two: Lab) -> None:
+    with Launch(two, WORKING, ["ignore_sigterm", "fine"], lease=SHORT_LEASE) as launch:
+        launch.wait("ignores", 4)
+        launch.process.send_signal(signal.SIGSTOP)
+        assert_hosts_clean_up(launch, SHORT_LEASE + GRACE + LEAVING)
+        launch.process.send_signal(signal.SIGCONT)
+        raised = launch.first("raised")
+        assert raised["kinds"][0] == "AgentFailedError"
+        assert {failure["hostname"] for failure in raised["failures"]} == {"node1", "node2"}
+        assert launch.first("returned", function="fine")["values"] == two.names
+        assert_clean(launch)
+
+
+def test_launcher_that_stops_for_a_moment_disturbs_nothing(two: Lab) -> None:
+    with Launch(two, WORKING + STEPPING, ["step"], lease=SHORT_LEASE) as launch:
+        launch.wait("steps", 2)
+        launch.process.send_signal(signal.SIGSTOP)
+        time.sleep(SHORT_LEASE / 2)
+        launch.process.send_signal(signal.SIGCONT)
+        assert launch.first("returned")["values"] == [0, 1]
+        assert_clean(launch)
+
+
+STEPPING = """
+def step():
+    note("steps")
+    time.sleep(4)
+    return int(os.environ["RANK"])
+"""
+
+# ---- Ctrl-C ---------------------------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_lets_workers_save_something(two: Lab, terminal: Terminal) -> None:
+    functions = ["save_at_the_end", "fine"]
+    with Launch(two, WORKING, functions, terminal=terminal.theirs, grace_period=20) as launch:
+        launch.wait("ready", 2)
+        begun = time.monotonic()
+        terminal.type(CTRL_C)
+        raised = launch.first("raised")
+        assert raised["kinds"][0] == "KeyboardInterrupt"
+        assert not raised["held"]
+        assert sorted(note.rank for note in launch.notes("saved")) == [0, 1]
+        assert raised.at - begun < 0.5 + 1.0 + SLACK
+        assert launch.first("returned", function="fine")["values"] == two.names
+        assert_clean(launch)
+
+
+def test_ctrl_c_twice_ends_workers_at_once(two: Lab, terminal: Terminal) -> None:
+    functions = ["ignore_sigterm", "fine"]
+    with Launch(two, WORKING, functions, terminal=terminal.theirs, grace_period=60) as launch:
+        launch.wait("ignores", 4)
+        terminal.type(CTRL_C)
+        launch.wait("refuses", 2)
+        assert launch.notes("raised") == []
+        again = time.monotonic()
+        terminal.type(CTRL_C)
+        raised = launch.first("raised")
+        print(f"raised after {raised.at - again:.1f} s")
+        assert raised["kinds"][0] == "KeyboardInterrupt"
+        assert not raised["held"]
+        assert raised.at - again < 2.0 + SLACK
+        assert launch.first("returned", function="fine")["values"] == two.names
+        assert_clean(launch)
