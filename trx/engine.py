@@ -16,8 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from trx.errors import HostFailure
 from trx.events import Announce, Arrived, Event, Finish, Interrupted, Launch, Lost, Said, Send, Tick
@@ -25,13 +24,15 @@ from trx.hosts.channel import Channel
 from trx.hosts.steward import Steward
 from trx.hub import Hub, HubError
 from trx.import_paths import import_paths
-from trx.intake import Intake, Outcomes
+from trx.intake import Intake
 from trx.job import Job, Settings
+from trx.mailbox import Mailbox
 from trx.output import Outputs, Sink, Source
 from trx.output.escapes import plain
 from trx.payload_flow import PayloadFlow
 from trx.plan import Host
-from trx.timeline import Moment, Recorder, Timeline
+from trx.present_run import PresentRun, RunReport
+from trx.timeline import Moment, Recorder
 from trx_agent.protocol import messages
 from trx_agent.protocol.bootstrap import Bootstrap, frame, loader
 from trx_agent.protocol.messages import (
@@ -88,19 +89,6 @@ class LaunchSettings:
     start_timeout: float
 
 
-class EngineClosed(OSError):
-    """The loop has ended, or ends, and answers nobody any more."""
-
-
-@dataclass(frozen=True)
-class RunReport:
-    """A run that is over: the job tells how it ended, the outcomes lie beside it."""
-
-    job: Job
-    outcomes: Outcomes
-    timeline: Timeline
-
-
 class Engine:
     """See the module.
 
@@ -125,21 +113,15 @@ class Engine:
         self._cookie = secrets.token_hex(16)
         self._nonce = secrets.token_bytes(16)
         self._hub = Hub(len(self._hosts), settings.beat)
-        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._mailbox = Mailbox(self._hub.wake)
         self._outputs = Outputs(sinks, self._output_consumed)
         self._hellos: dict[int, Hello] = {}
         self._rendezvous: Door | None = None
         self._ended: dict[int, HostFailure] = {}
         self._troubled = False  # whether a host has failed in any way
         self._runs = 0
-        self._job: Job | None = None
-        self._intake: Intake | None = None
-        self._payloads: dict[int, PayloadFlow] = {}
-        self._call_bytes: Pickled | None = None
-        self._preparation = settings.preparation
-        self._future: Future[RunReport] | None = None
+        self._run: PresentRun | None = None
         self._granted: dict[tuple[int, Stream], int] = {}
-        self._calls: set[Future[Any]] = set()  # what other threads wait for
         self._recorder = Recorder(time.monotonic())
         self._closing = False
         self._next_tick = 0.0
@@ -160,15 +142,13 @@ class Engine:
     def run(self, call: Pickled, preparation: Preparation) -> Future[RunReport]:
         """Runs a function and its arguments on all hosts; one run at a time."""
         future: Future[RunReport] = Future()
-        self._calls.add(future)
-        self._post(partial(self._start_run, call, preparation, future))
-        if not self._thread.is_alive():
-            self._cancel_calls()
+        self._mailbox.post(partial(self._start_run, call, preparation, future))
+        self._mailbox.expect(future)
         return future
 
     def interrupt(self, grace: float) -> None:
         """Ends the present run."""
-        self._post(lambda: self._interrupt(grace))
+        self._mailbox.post(lambda: self._interrupt(grace))
 
     @property
     def usable(self) -> bool:
@@ -177,12 +157,12 @@ class Engine:
 
     def close(self, timeout: float) -> bool:
         """Ends all agents; returns whether all of them were seen to end in good time."""
-        self._post(self._say_goodbye)
+        self._mailbox.post(self._say_goodbye)
         deadline = time.monotonic() + timeout
         ended = [steward.join(max(0.0, deadline - time.monotonic())) for steward in self._stewards]
         for steward in self._stewards:
             steward.close()
-        self._post(self._end)
+        self._mailbox.post(self._end)
         self._thread.join(_FAREWELL + 1.0)
         written = self._outputs.close(max(1.0, deadline - time.monotonic()))
         return all(ended) and written
@@ -191,17 +171,17 @@ class Engine:
 
     def bootstrap(self, agent: int, address: str) -> bytes:
         self._mark(agent, Moment.CONNECTED)
-        endpoint = self._call(lambda: self._hub.listen(address))
+        endpoint = self._mailbox.call(lambda: self._hub.listen(address))
         return loader(self._settings.python_version) + frame(self._make_bootstrap(agent, endpoint))
 
     def port(self, address: str) -> int:
-        return int(self._call(lambda: self._hub.listen(address)).rpartition(":")[2])
+        return int(self._mailbox.call(lambda: self._hub.listen(address)).rpartition(":")[2])
 
     def agent_printed(self, agent: int, text: bytes) -> None:
         self._outputs.feed(Source(self._hosts[agent].label, None, None), Kind.AGENT, text, None)
 
     def agent_ended(self, agent: int, failure: HostFailure) -> None:
-        self._post(lambda: self._lose(agent, failure))
+        self._mailbox.post(lambda: self._lose(agent, failure))
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
@@ -209,17 +189,17 @@ class Engine:
         try:
             while not self._closing:
                 self._hub.poll(_TICK)
-                self._run_inbox()
+                self._mailbox.empty()
                 self._receive()
                 self._tick(time.monotonic())
         except BaseException as error:
-            if self._future and not self._future.done():
-                self._future.set_exception(error)
+            if self._run and not self._run.future.done():
+                self._run.future.set_exception(error)
             _logger.exception("trx's own thread failed")
         finally:
             self._closing = True
             self._hub.close(_FAREWELL)
-            self._cancel_calls()
+            self._mailbox.close()
 
     def _tick(self, now: float) -> None:
         """What depends on time alone. Not at each event: it costs something for every agent."""
@@ -229,14 +209,6 @@ class Engine:
         self._check_leases()
         self._feed_job(Tick())
         self._hub.tick()
-
-    def _run_inbox(self) -> None:
-        while True:
-            try:
-                step = self._inbox.get_nowait()
-            except Empty:
-                return
-            step()
 
     def _receive(self) -> None:
         try:
@@ -254,19 +226,15 @@ class Engine:
             case DataInFile(stream, offset, size, path):
                 self._take(agent, stream, offset, self._read(agent, path, offset, size))
             case Credit(stream, upto):
-                if stream.run == self._runs and agent in self._payloads:
-                    self._payloads[agent].grant(upto)
+                if (run := self._present(stream.run)) and agent in run.payloads:
+                    run.payloads[agent].grant(upto)
             case Hello() as hello:
                 self._mark(agent, Moment.AGENT_UP)
                 self._hellos[agent] = hello
                 self._feed_job(Said(agent, hello))
-            case Ended() as ended if self._intake and ended.run == self._runs:
-                try:
-                    self._intake.expect(agent, ended)
-                except ValueError as error:
-                    raise HubError(agent, str(error)) from error
-                self._mark(agent, Moment.ENDED, ended.local_rank, ended.marks)
-                self._feed_job(Said(agent, ended))
+            case Ended() as ended:
+                if run := self._present(ended.run):
+                    self._worker_ended(run, agent, ended)
             case Up(marks=marks):
                 self._mark(agent, Moment.FORKED, marks=marks)
                 self._feed_job(Said(agent, message))
@@ -276,11 +244,19 @@ class Engine:
             case _:
                 self._feed_job(Said(agent, message))
 
+    def _worker_ended(self, run: PresentRun, agent: int, ended: Ended) -> None:
+        try:
+            run.intake.expect(agent, ended)
+        except ValueError as error:
+            raise HubError(agent, str(error)) from error
+        self._mark(agent, Moment.ENDED, ended.local_rank, ended.marks)
+        self._feed_job(Said(agent, ended))
+
     def _take(self, agent: int, stream: Stream, offset: int, body: bytes) -> None:
         """Passes on what a worker or an agent produced; credit is given when it was dealt with."""
         if stream.kind is Kind.OUTCOME:
-            if self._intake and stream.run == self._runs:
-                self._take_outcome(self._intake, agent, stream, offset, body)
+            if run := self._present(stream.run):
+                self._take_outcome(run.intake, agent, stream, offset, body)
                 self._give_credit(agent, stream, offset + len(body))
             return
         source = self._source(agent, stream.local_rank)
@@ -326,10 +302,6 @@ class Engine:
         self._runs += 1
         if self._runs > 1:
             self._recorder = Recorder(time.monotonic())
-        self._future = future
-        self._call_bytes = call
-        self._preparation = preparation
-        self._intake = Intake()
         settings = Settings(
             backend=self._settings.backend,
             nonce=self._nonce,
@@ -337,39 +309,38 @@ class Engine:
             start_timeout=self._settings.start_timeout,
             grace=self._settings.grace,
         )
-        self._job = Job(self._runs, self._hosts, settings, time.monotonic(), self._hellos, self._rendezvous)
+        job = Job(self._runs, self._hosts, settings, time.monotonic(), self._hellos, self._rendezvous)
+        self._run = PresentRun(self._runs, call, preparation, job, future)
         for agent, failure in self._ended.items():
             self._feed_job(Lost(agent, failure))
         self._feed_job(Tick())
 
     def _interrupt(self, grace: float) -> None:
-        if self._job and self._job.over:
-            self._report(self._runs)  # only its output is waited for
+        if self._run and self._run.job.over:
+            self._report(self._run.number)  # only its output is waited for
         else:
             self._feed_job(Interrupted(grace))
 
     def _feed_job(self, event: Event) -> None:
-        if self._job is None:
+        if self._run is None:
             return
-        for action in self._job.handle(event, time.monotonic()):
+        for action in self._run.job.handle(event, time.monotonic()):
             match action:
                 case Send(agent, message):
                     self._hub.send(agent, message)
                 case Launch():
-                    self._order(action)
+                    self._order(self._run, action)
                 case Announce(text):
                     _logger.error("%s", plain(text))
                 case Finish():
-                    self._finish()
+                    self._finish(self._run)
 
-    def _order(self, launch: Launch) -> None:
-        assert self._call_bytes is not None
-        assert self._intake is not None
+    def _order(self, run: PresentRun, launch: Launch) -> None:
         self._rendezvous = launch.rendezvous
         for each in launch.assignments:
-            flow = PayloadFlow(self._call_bytes, partial(self._send_payload, each.host.index))
+            flow = PayloadFlow(run.call, partial(self._send_payload, run.number, each.host.index))
             start = Start(
-                run=self._runs,
+                run=run.number,
                 generation=0,
                 ranks=tuple(worker.rank for worker in each.workers),
                 environments=each.environments,
@@ -378,42 +349,40 @@ class Engine:
                 timeout=self._settings.timeout,
                 import_paths=import_paths(sys.path),
                 log_level=self._settings.log_level,
-                preparation=self._preparation,
+                preparation=run.preparation,
                 rendezvous=launch.rendezvous,
                 first_gpu=each.first_gpu,
             )
             self._hub.send(each.host.index, start)
             self._mark(each.host.index, Moment.ORDERED)
-            self._payloads[each.host.index] = flow
+            run.payloads[each.host.index] = flow
             for worker in each.workers:
-                self._intake.name(each.host.index, worker)
-        for flow in self._payloads.values():
+                run.intake.name(each.host.index, worker)
+        for flow in run.payloads.values():
             flow.pump()
 
-    def _send_payload(self, agent: int, offset: int, body: bytes | memoryview) -> None:
-        self._hub.send(agent, Data(Stream(self._runs, -1, Kind.PAYLOAD), offset), body)
+    def _send_payload(self, run: int, agent: int, offset: int, body: bytes | memoryview) -> None:
+        self._hub.send(agent, Data(Stream(run, -1, Kind.PAYLOAD), offset), body)
 
-    def _finish(self) -> None:
+    def _finish(self, run: PresentRun) -> None:
         """The run is over; it is reported once all that it printed is written."""
-        assert self._intake is not None
-        for source in self._intake.sources():
+        for source in run.intake.sources():
             self._outputs.end(source)
         barrier = Source(self._hosts[0].label, None, None)
-        self._outputs.feed(barrier, Kind.AGENT, b"", _Written(self._runs))
+        self._outputs.feed(barrier, Kind.AGENT, b"", _Written(run.number))
 
-    def _report(self, run: int) -> None:
-        if self._future is None or self._job is None or self._intake is None or run != self._runs:
-            return
-        report = RunReport(self._job, self._intake.outcomes(), self._recorder.timeline())
-        future, self._future = self._future, None
-        self._calls.discard(future)
-        self._troubled = self._troubled or bool(self._job.host_failures)
-        self._job = None
-        self._intake = None
-        self._call_bytes = None
-        self._payloads.clear()
+    def _report(self, number: int) -> None:
+        run = self._present(number)
+        if run is None:
+            return  # an interrupt was faster than the output
+        self._run = None
+        self._troubled = self._troubled or bool(run.job.host_failures)
         self._granted = {key: upto for key, upto in self._granted.items() if key[1].run == 0}
-        future.set_result(report)
+        run.future.set_result(RunReport(run.job, run.intake.outcomes(), self._recorder.timeline()))
+
+    def _present(self, number: int) -> PresentRun | None:
+        """The present run, if it is the one of this number: what comes of earlier ones is late."""
+        return self._run if self._run and self._run.number == number else None
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
@@ -441,8 +410,7 @@ class Engine:
     def _mark(self, agent: int, moment: Moment, local_rank: int | None = None, marks: Sequence[Mark] = ()) -> None:
         """Notes what a host or a worker has done now, and what it says it had done before."""
         now = time.monotonic()
-        source = self._intake.source(agent, local_rank) if self._intake and local_rank is not None else None
-        rank = source.rank if source else None
+        rank = self._source(agent, local_rank).rank if local_rank is not None else None
         label = self._hosts[agent].label
         for mark in marks:
             if mark.name in _MOMENTS:
@@ -450,15 +418,15 @@ class Engine:
         self._recorder.mark(moment, now, label, rank)
 
     def _source(self, agent: int, local_rank: int) -> Source:
-        source = self._intake.source(agent, local_rank) if self._intake else None
+        source = self._run.intake.source(agent, local_rank) if self._run else None
         return source or Source(self._hosts[agent].label, None, None)
 
     def _output_consumed(self, token: object, size: int) -> None:
         """Called by the output's thread."""
         if isinstance(token, _Written):
-            self._post(lambda: self._report(token.run))
+            self._mailbox.post(lambda: self._report(token.run))
         elif isinstance(token, tuple):
-            self._post(partial(self._give_credit, *token))
+            self._mailbox.post(partial(self._give_credit, *token))
 
     def _give_credit(self, agent: int, stream: Stream, consumed: int) -> None:
         window = messages.WINDOWS[stream.kind]
@@ -475,33 +443,6 @@ class Engine:
 
     def _end(self) -> None:
         self._closing = True
-
-    def _post(self, step: Callable[[], None]) -> None:
-        self._inbox.put(step)
-        self._hub.wake()
-
-    def _call(self, function: Callable[[], T]) -> T:
-        """Has the loop call a function, and returns what it returns."""
-        future: Future[T] = Future()
-
-        def step() -> None:
-            self._calls.discard(future)
-            try:
-                future.set_result(function())
-            except BaseException as error:
-                future.set_exception(error)
-
-        self._calls.add(future)
-        self._post(step)
-        if self._closing:
-            self._cancel_calls()
-        return future.result()
-
-    def _cancel_calls(self) -> None:
-        """The loop has ended: nobody may wait for it."""
-        for future in list(self._calls):
-            if not future.done():
-                future.set_exception(EngineClosed("the launch has ended"))
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trx import checks, hosts
-from trx.engine import Engine, LaunchSettings, RunReport
+from trx.engine import Engine, LaunchSettings
 from trx.environment import select
 from trx.output import LogFiles, Sink, Source, Terminal, make_log_directory
+from trx.present_run import RunReport
 from trx.results import LaunchResult
 from trx.verdict import judge
 from trx_agent.protocol.messages import Preparation

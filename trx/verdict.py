@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from traceback import format_exception
 from typing import Any
 
-from trx.engine import RunReport
 from trx.errors import AgentFailedError, HostFailure, WorkerFailedError, WorkerFailure, worker_failed
 from trx.job import State, WorkerEnd, describe
 from trx.output import Source
 from trx.output.escapes import plain
 from trx.plan import Worker
+from trx.present_run import RunReport
 from trx.results import LaunchResult
 from trx_agent.protocol import outcome, payload
 from trx_agent.protocol.messages import Exited, Killed, Returned

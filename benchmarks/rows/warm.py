@@ -25,11 +25,15 @@ def _contestants(bench: Bench, workers: int, backend: str | None) -> Iterator[Se
         ]
 
 
-_PEERS = {"torchrunx": ("torchrunx", 3), "ray": ("Ray Train", 2), "monarch": ("Monarch", 7)}
+_PEERS = {"torchrunx": ("torchrunx", 3), "ray": ("Ray Train", 2), "monarch": ("Monarch", 5)}
+_MANY = 8
+_ROUNDS_OF_MANY = 2
 
 
 def _peer(bench: Bench, name: str, ask: Callable[[str, list[str]], Sample], settings: dict[str, object]) -> Contestant:
     title, rounds = _PEERS[name]
+    if settings["workers"] == _MANY:
+        rounds = min(rounds, _ROUNDS_OF_MANY)
     return Contestant(title, partial(ask, title, bench.argv(f"{name}_session", name, settings=settings)), name, rounds)
 
 
@@ -48,7 +52,7 @@ def _row(workers: int, backend: str | None, milliseconds: float, *more: Aim) -> 
 
 ROWS = [
     _row(2, None, 40, faster(50, "torchrunx")),
-    _row(8, None, 90),
+    _row(_MANY, None, 90),
     _row(2, "gloo", 80),
-    _row(8, "gloo", 220),
+    _row(_MANY, "gloo", 220),
 ]
