@@ -35,6 +35,7 @@ from trx.present_run import PresentRun, RunReport
 from trx.timeline import Moment, Recorder
 from trx_agent.protocol import messages
 from trx_agent.protocol.bootstrap import Bootstrap, frame, loader
+from trx_agent.protocol.link import Body
 from trx_agent.protocol.messages import (
     AnyMessage,
     Bye,
@@ -159,12 +160,14 @@ class Engine:
         """Ends all agents; returns whether all of them were seen to end in good time."""
         self._mailbox.post(self._say_goodbye)
         deadline = time.monotonic() + timeout
-        ended = [steward.join(max(0.0, deadline - time.monotonic())) for steward in self._stewards]
-        for steward in self._stewards:
-            steward.close()
-        self._mailbox.post(self._end)
-        self._thread.join(_FAREWELL + 1.0)
-        written = self._outputs.close(max(1.0, deadline - time.monotonic()))
+        try:
+            ended = [steward.join(max(0.0, deadline - time.monotonic())) for steward in self._stewards]
+        finally:  # also where Ctrl-C ends the wait
+            for steward in self._stewards:
+                steward.close()
+            self._mailbox.post(self._end)
+            self._thread.join(_FAREWELL + 1.0)
+            written = self._outputs.close(max(1.0, deadline - time.monotonic()))
         return all(ended) and written
 
     # ---- for the stewards' threads (`steward.Front`) ----------------------------------------------------------------
@@ -219,7 +222,7 @@ class Engine:
             self._stewards[error.agent].close()
             self._lose(error.agent, failure)
 
-    def _hear(self, agent: int, message: AnyMessage, body: bytes) -> None:
+    def _hear(self, agent: int, message: AnyMessage, body: memoryview) -> None:
         match message:
             case Data(stream, offset):
                 self._take(agent, stream, offset, body)
@@ -252,7 +255,7 @@ class Engine:
         self._mark(agent, Moment.ENDED, ended.local_rank, ended.marks)
         self._feed_job(Said(agent, ended))
 
-    def _take(self, agent: int, stream: Stream, offset: int, body: bytes) -> None:
+    def _take(self, agent: int, stream: Stream, offset: int, body: Body) -> None:
         """Passes on what a worker or an agent produced; credit is given when it was dealt with."""
         if stream.kind is Kind.OUTCOME:
             if run := self._present(stream.run):
@@ -260,7 +263,7 @@ class Engine:
                 self._give_credit(agent, stream, offset + len(body))
             return
         source = self._source(agent, stream.local_rank)
-        self._outputs.feed(source, stream.kind, body, (agent, stream, offset + len(body)))
+        self._outputs.feed(source, stream.kind, bytes(body), (agent, stream, offset + len(body)))
 
     def _read(self, agent: int, path: str, offset: int, size: int) -> bytes:
         """Bytes of a file of an agent on this machine."""
@@ -272,7 +275,7 @@ class Engine:
         except OSError as error:
             raise HubError(agent, f"{error.strerror}: {path}") from error
 
-    def _take_outcome(self, intake: Intake, agent: int, stream: Stream, offset: int, body: bytes) -> None:
+    def _take_outcome(self, intake: Intake, agent: int, stream: Stream, offset: int, body: Body) -> None:
         try:
             if intake.take_outcome(agent, stream.local_rank, offset, body):
                 self._mark(agent, Moment.OUTCOME_IN, stream.local_rank)
@@ -305,6 +308,7 @@ class Engine:
         settings = Settings(
             backend=self._settings.backend,
             nonce=self._nonce,
+            torch=self._settings.torch,
             run_id=f"{self._cookie[:8]}-{self._runs}",
             start_timeout=self._settings.start_timeout,
             grace=self._settings.grace,
@@ -400,7 +404,6 @@ class Engine:
             one_machine=all(each.local for each in self._hosts) or len({each.hostname for each in self._hosts}) == 1,
             cwd=settings.cwd,
             preparation=settings.preparation,
-            torch=settings.torch,
             nonce=self._nonce,
             beat=settings.beat,
             lease=settings.lease,

@@ -95,7 +95,7 @@ class Hub:
         while self._authenticator.poll(0):
             self._authenticate()
 
-    def receive(self) -> Iterator[tuple[int, AnyMessage, bytes]]:
+    def receive(self) -> Iterator[tuple[int, AnyMessage, memoryview]]:
         """All messages that have arrived, each with the index of the agent that it is from.
 
         Raises:
@@ -115,7 +115,7 @@ class Hub:
             except ValueError as error:
                 raise HubError(agent, f"it sent what is no message: {error}") from error
             if message is not None:
-                yield agent, message, body.bytes
+                yield agent, message, body.buffer
 
     def send(self, agent: int, message: AnyMessage, body: Body = b"") -> None:
         self._peers[agent].link.send(message, time.monotonic(), body)

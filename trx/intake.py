@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from trx.output import Source
 from trx.plan import Worker
+from trx_agent.protocol.link import Body
 from trx_agent.protocol.messages import Ended, Returned
 from trx_agent.protocol.payload import Assembler
 
@@ -40,7 +41,7 @@ class _Bytes:
     def complete(self) -> bool:
         return len(self.data) >= self._total
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: Body) -> None:
         if len(self.data) + len(data) > self._total:
             raise ValueError(f"more than the announced {self._total} bytes arrived")
         self.data += data
@@ -57,7 +58,7 @@ class _Refused:
     def complete(self) -> bool:
         return self._left <= 0
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: Body) -> None:
         self._left -= len(data)
 
 
@@ -93,7 +94,7 @@ class Intake:
             self._arriving[key] = kind(ended.size)
             self._sizes[key] = ended.size
 
-    def take_outcome(self, agent: int, local_rank: int, offset: int, data: bytes) -> bool:
+    def take_outcome(self, agent: int, local_rank: int, offset: int, data: Body) -> bool:
         """Adds the next bytes, and returns whether the outcome is whole now.
 
         Raises:

@@ -91,6 +91,7 @@ class Settings:
 
     Attributes:
         backend: As the user said it.
+        torch: The launcher's version of it, without what follows a plus sign; "" where it has none.
         nonce: By which the doors of the rendezvous are known.
         run_id: Unique for this run.
         start_timeout: Seconds for all agents to come up, and again for all workers to be started.
@@ -106,6 +107,7 @@ class Settings:
     grace: float
     settle_timeout: float = 10.0
     rendezvous_timeout: float = 10.0
+    torch: str = ""
 
 
 class IllegalTransition(RuntimeError):
@@ -213,8 +215,12 @@ class Job:
     def _greeted(self, agent: int, hello: Hello) -> None:
         self.hellos[agent] = hello
         self._silent.discard(agent)
-        if hello.workers < 1:
-            label = self._hosts[agent].label
+        label = self._hosts[agent].label
+        if self._settings.torch and hello.torch not in ("", self._settings.torch):
+            reason = f"it has torch {hello.torch}, the launcher has torch {self._settings.torch}"
+            advice = f"install the same version there: python -m pip install torch=={self._settings.torch}"
+            self.host_failures[agent] = HostFailure(label, "comparing versions", reason, advice)
+        elif hello.workers < 1:
             advice = 'workers_per_host="auto" takes CPUs where there are no GPUs; is the NVIDIA driver loaded there?'
             self.host_failures[agent] = HostFailure(label, "counting its GPUs", "it has no GPU", advice)
 

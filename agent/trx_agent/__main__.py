@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
+import signal
 import socket
 import sys
 import tempfile
@@ -30,6 +30,8 @@ from trx_agent.protocol.bootstrap import (
 )
 
 REACH_TIMEOUT = 5.0
+FIRST_WORD = 60
+"""Seconds that the launcher has for what it writes to stdin; a host that is cut off then never sees the end of it."""
 
 
 class _Refusal(Exception):
@@ -44,6 +46,7 @@ def main(stdin: FileIO) -> None:
     """Called by the loader line, with the rest of stdin still to be read."""
     try:
         bootstrap = unframe(_read_frame(stdin))
+        signal.alarm(0)  # which has run since before the launcher's first word
         _check(bootstrap)
         from trx_agent.environment import EnvFileError, compose
 
@@ -97,13 +100,6 @@ def _check(bootstrap: Bootstrap) -> None:
             f"{sys.executable} lacks {', '.join(missing)}",
             f"install the same environment there: {sys.executable} -m pip install {' '.join(missing)}",
         )
-    torch = machine.torch_version()
-    if bootstrap.torch and torch != bootstrap.torch:
-        raise _Refusal(
-            "comparing versions",
-            f"it has torch {torch}, the launcher has torch {bootstrap.torch}",
-            f"install the same version there: {sys.executable} -m pip install torch=={bootstrap.torch}",
-        )
     try:
         os.chdir(bootstrap.cwd)
     except OSError as error:
@@ -122,7 +118,10 @@ def _find_launcher(bootstrap: Bootstrap, stdin: FileIO) -> str:
             return endpoint
         reasons.append(f"{endpoint.removeprefix('tcp://')}: {reason}")
     _say(Unreachable("; ".join(reasons)))
-    return read_detour(stdin.readline()).endpoint
+    signal.alarm(FIRST_WORD)
+    detour = read_detour(stdin.readline())
+    signal.alarm(0)
+    return detour.endpoint
 
 
 def _try_endpoint(endpoint: str) -> str | None:
@@ -137,7 +136,7 @@ def _try_endpoint(endpoint: str) -> str | None:
 def _private_directory() -> Path:
     """Where this launch keeps its files on this host: nobody else may look into it, and the guardian removes it."""
     try:
-        return Path(tempfile.mkdtemp(prefix=f"trx-{secrets.token_hex(4)}-"))
+        return Path(tempfile.mkdtemp(prefix="trx-"))
     except OSError as error:
         raise _Refusal(
             "making a directory for temporary files",

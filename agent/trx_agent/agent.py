@@ -20,9 +20,10 @@ from inotify_simple import INotify, flags
 
 from trx_agent import machine
 from trx_agent.doors import Doors, Knocking
-from trx_agent.environment import EnvFileError, compose
+from trx_agent.environment import EnvFileError, compose, for_workers
 from trx_agent.forkserver import ForkServer
 from trx_agent.linux import inherit_orphans, reap
+from trx_agent.orders import AGENT_LOG
 from trx_agent.protocol.bootstrap import Bootstrap
 from trx_agent.protocol.link import Body
 from trx_agent.protocol.messages import (
@@ -55,38 +56,39 @@ _FIRST_CONTACT = 60.0
 _FAREWELL = 2.0
 
 
-def run_agent(bootstrap: Bootstrap, endpoint: str, environment: Mapping[str, str], directory: Path, pulse: int) -> int:
-    """The agent's life, from the bootstrap to `Bye` or the end of the launcher. Returns its exit code.
+class Agent:
+    """See the module.
 
     Args:
         bootstrap: From the launcher.
         endpoint: Where to connect to.
-        environment: Of the workers.
+        environment: Of the forkserver.
         directory: For all files of this launch.
         pulse: Descriptor that is written to as long as the agent's loop goes round, for the guardian.
+        resources: Of this host.
+        forkserver: Which is importing torch already.
     """
-    return Agent(bootstrap, endpoint, environment, directory, pulse).live()
-
-
-class Agent:
-    """See the module."""
 
     def __init__(
-        self, bootstrap: Bootstrap, endpoint: str, environment: Mapping[str, str], directory: Path, pulse: int
+        self,
+        bootstrap: Bootstrap,
+        endpoint: str,
+        environment: Mapping[str, str],
+        directory: Path,
+        pulse: int,
+        resources: machine.Resources,
+        forkserver: ForkServer,
     ) -> None:
         self._bootstrap = bootstrap
         self._pulse = pulse
         self._next_pulse = 0.0
         self._directory = directory
-        self._log = directory / "agent.log"
-        self._log.touch(0o600)
-        inherit_orphans()
-        gpus, cpus = machine.count_gpus(environment), machine.count_cpus()
-        self._hello = Hello(machine.count_workers(bootstrap.workers, gpus, cpus), gpus, cpus, (), os.getpid())
-        self._environment: dict[str, str] = {}
+        self._log = directory / AGENT_LOG
+        self._resources = resources
+        self._environment = dict(environment)
         self._preparation = bootstrap.preparation
-        # First of all, since it takes longest: the import of torch goes on while everything else does.
-        self._forkserver: ForkServer | None = self._make_forkserver(environment)
+        self._forkserver: ForkServer | None = forkserver
+        inherit_orphans()
         self._uplink = Uplink(bootstrap, endpoint)
         self._watched: dict[int, Callable[[], None]] = {}
         self._folders: dict[int, int] = {}  # inotify's watch descriptors → local ranks
@@ -96,12 +98,14 @@ class Agent:
         self._knocking: Knocking | None = None
         self._run: Run | None = None
         self._leaving: float | None = None  # when to end at the latest
+        self._guardian = os.getppid()
         self._terminated = False  # set by a signal handler, seen by the loop
         self._orphaned = False
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
-    def live(self) -> int:
+    def live(self) -> None:
+        """The agent's life, to `Bye` or the end of the launcher."""
         self._set_up()
         try:
             while not self._has_left():
@@ -117,7 +121,6 @@ class Agent:
             if self._forkserver:
                 self._forkserver.close()
             self._uplink.close()
-        return 0
 
     def _go_round(self) -> None:
         for descriptor in self._uplink.poll(self._patience()):
@@ -141,8 +144,8 @@ class Agent:
         self._watch(self._inotify.fileno(), self._files_changed)
         self._log_outflow = Outflow(Stream(0, -1, Kind.AGENT), self._log, self._bootstrap.local)
         doors = self._open_doors() if self._bootstrap.index == 0 else ()
-        hello = self._hello
-        self._send(Hello(hello.workers, hello.gpus, hello.cpus, doors, hello.pid))
+        found = self._resources
+        self._send(Hello(found.workers, found.gpus, found.cpus, doors, os.getpid(), machine.torch_version()))
 
     def _open_doors(self) -> tuple[Door, ...]:
         self._doors = Doors(self._bootstrap.one_machine, self._bootstrap.nonce)
@@ -228,15 +231,11 @@ class Agent:
         if self._forkserver is not None:
             self._drop_forkserver()  # it ends by itself then
         self._preparation = preparation
-        self._forkserver = self._make_forkserver(compose(os.environ, preparation, self._bootstrap.cookie))
+        variables = compose(os.environ, preparation, self._bootstrap.cookie)
+        self._environment = for_workers(variables, self._resources.workers)
+        self._forkserver = ForkServer(self._environment, preparation.preload, self._log)
         self._watch(self._forkserver.fileno(), self._forkserver_spoke)
         return self._forkserver
-
-    def _make_forkserver(self, environment: Mapping[str, str]) -> ForkServer:
-        self._environment = dict(environment)
-        if self._hello.workers > 1:
-            self._environment.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does
-        return ForkServer(self._environment, self._preparation.preload, self._log)
 
     def _drop_forkserver(self) -> None:
         assert self._forkserver is not None
@@ -287,7 +286,7 @@ class Agent:
         if not order.first_gpu:
             return {}
         visible = self._environment.get("CUDA_VISIBLE_DEVICES")
-        names = visible.split(",") if visible else [str(number) for number in range(self._hello.gpus)]
+        names = visible.split(",") if visible else [str(number) for number in range(self._resources.gpus)]
         return {"CUDA_VISIBLE_DEVICES": ",".join(names[order.first_gpu :][: len(order.ranks)])}
 
     # ---- events of this host ----------------------------------------------------------------------------------------
@@ -349,6 +348,8 @@ class Agent:
         reason = "its connection to the launcher ended"
         if not self._terminated:
             reason = f"it heard nothing from the launcher for {self._uplink.silence:.0f} s, and ended its workers"
+        elif os.getppid() != self._guardian:
+            reason = "the guardian of its agent was killed"
         self._send(Broken("running", reason))  # where only one direction is cut, it may arrive
         with contextlib.suppress(OSError):
             os.write(1, reason.encode() + b"\n")  # this too, through SSH

@@ -34,6 +34,11 @@ def compose(host: Mapping[str, str], preparation: Preparation, cookie: str, time
     return {**variables, COOKIE: cookie}
 
 
+def for_workers(variables: Mapping[str, str], workers: int) -> dict[str, str]:
+    """What the forkserver is executed with: as torchrun does, one thread for each of several workers."""
+    return {"OMP_NUM_THREADS": "1", **variables} if workers > 1 else dict(variables)
+
+
 def _source(text: str, variables: Mapping[str, str], timeout: float) -> dict[str, str]:
     """Runs `text` in a shell, all its assignments exported, and reads the variables that result."""
     shell = "bash" if _has("bash", variables) else "sh"

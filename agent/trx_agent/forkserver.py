@@ -86,6 +86,7 @@ class ForkServer:
 def serve(descriptor: int, agent: int, preload: Sequence[str]) -> None:
     """The forkserver's life: import torch, then fork a runner for each order."""
     die_with_parent(agent)
+    gc.disable()  # nothing that is imported is garbage: looking for some costs a tenth of a second
     # Here, so that they are imported once for all workers of all runs.
 
     from trx_agent import runner
@@ -93,8 +94,8 @@ def serve(descriptor: int, agent: int, preload: Sequence[str]) -> None:
     for module in preload:
         importlib.import_module(module)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # runners are watched by the agent, the kernel may reap them
-    gc.collect()
     gc.freeze()
+    gc.enable()
     orders = socket.socket(fileno=descriptor)
     orders.send(_READY)
     forkserver = os.getpid()

@@ -17,7 +17,11 @@ from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
 
+from trx_agent import machine
+from trx_agent.environment import for_workers
+from trx_agent.forkserver import ForkServer
 from trx_agent.linux import die_with_parent, inherit_orphans, reap
+from trx_agent.orders import AGENT_LOG
 from trx_agent.protocol.bootstrap import Bootstrap
 
 SLACK = 2.0
@@ -56,9 +60,14 @@ def _become_agent(
         stdin.close()
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
-        from trx_agent.agent import run_agent
+        resources = machine.look(bootstrap.workers, environment)
+        variables = for_workers(environment, resources.workers)
+        # First of all, since it takes longest: the import of torch goes on while everything else does.
+        forkserver = ForkServer(variables, bootstrap.preparation.preload, directory / AGENT_LOG)
+        from trx_agent.agent import Agent
 
-        code = run_agent(bootstrap, endpoint, environment, directory, pulse)
+        Agent(bootstrap, endpoint, variables, directory, pulse, resources, forkserver).live()
+        code = 0
     except BaseException:
         import traceback
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import ipaddress
 import os
 import socket
 from collections.abc import Mapping
-
-import psutil
+from dataclasses import dataclass
 
 NEEDED = ("zmq", "cloudpickle", "psutil", "inotify_simple", "torch")
 
@@ -20,7 +18,9 @@ def missing_packages() -> list[str]:
 
 def torch_version() -> str:
     """Like "2.13.0", without importing torch; what follows a plus sign (the kind of build) is left out."""
-    return importlib.metadata.version("torch").partition("+")[0]
+    from importlib.metadata import version  # here, since it takes its time
+
+    return version("torch").partition("+")[0]
 
 
 def count_cpus() -> int:
@@ -54,6 +54,21 @@ def _present_gpus() -> int:
         pynvml.nvmlShutdown()
 
 
+@dataclass(frozen=True)
+class Resources:
+    """What there is for workers, and how many of them there will be."""
+
+    gpus: int
+    cpus: int
+    workers: int
+
+
+def look(wanted: int | str, variables: Mapping[str, str]) -> Resources:
+    """Counts what this host has, and works out what `workers_per_host` means here."""
+    gpus, cpus = count_gpus(variables), count_cpus()
+    return Resources(gpus, cpus, count_workers(wanted, gpus, cpus))
+
+
 def count_workers(wanted: int | str, gpus: int, cpus: int) -> int:
     """How many workers "auto" (GPUs, else CPUs), "gpu", "cpu" or a number mean on this host."""
     if isinstance(wanted, int):
@@ -66,6 +81,8 @@ def addresses() -> dict[str, str]:
 
     IPv4 comes first.
     """
+    import psutil  # here, since it is not needed before torch is being imported
+
     up = {name for name, state in psutil.net_if_stats().items() if state.isup}
     found: dict[str, str] = {}
     for family in (socket.AF_INET, socket.AF_INET6):

@@ -17,6 +17,9 @@ PAYLOAD = "payload"
 MARKS = "marks"
 """A worker's file of what it has done by when: lines of a name, a tab, and seconds of the host's monotonic clock."""
 
+AGENT_LOG = "agent.log"
+"""What the forkserver and the runners print, in the launch's directory."""
+
 HOLD = "hold"
 """A worker's file that the agent holds a lock on until the run is to end. A worker that raised waits for it before it
 lets go of its sockets: its peers, which fail because of that, must not be heard of before it."""

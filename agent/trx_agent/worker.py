@@ -151,6 +151,8 @@ def _join_process_group(order: Start, local_rank: int) -> Store | None:
     import torch
     import torch.distributed
 
+    # A barrier through the store: else a rank that is done at once lets go while others are still connecting to it.
+    os.environ.setdefault("TORCH_DIST_INIT_BARRIER", "1")
     device = None
     if "nccl" in order.backend:
         device = torch.device("cuda", local_rank)

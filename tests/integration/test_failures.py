@@ -24,7 +24,7 @@ import torch.distributed as dist
 
 import trx
 
-from .helpers import Script, alive, lineage, on_rank, rank, signal_file, travels_by_value, with_cookie
+from .helpers import Script, alive, is_alive, lineage, on_rank, rank, signal_file, travels_by_value, with_cookie
 
 travels_by_value(__name__)
 
@@ -357,6 +357,21 @@ def test_failures_has_every_rank_that_failed_the_first_one_first(workers: trx.La
     ]
     assert "RuntimeError: second" in error.failures[1].traceback
     assert any("afterwards: rank 0" in note for note in error.__notes__)
+
+
+def test_values_of_ranks_that_had_returned_are_with_the_error(workers: trx.Launcher, tmp_path: Path) -> None:
+    def work() -> dict[str, int]:
+        if rank() == 0:
+            (tmp_path / "pid").write_text(str(os.getpid()))
+            return {"saved": 7}
+        while not (tmp_path / "pid").exists() or is_alive(int((tmp_path / "pid").read_text() or 1)):
+            time.sleep(0.01)
+        raise ValueError("later")
+
+    error = fails(workers, work)
+
+    assert isinstance(error, ValueError)
+    assert dict(error.values) == {0: {"saved": 7}}
 
 
 def test_failure_on_the_second_of_two_agents_ends_the_first(tmp_path: Path) -> None:

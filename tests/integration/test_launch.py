@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 import trx
 
-from .helpers import on_rank, rank, travels_by_value
+from .helpers import is_alive, on_rank, rank, travels_by_value
 
 travels_by_value(__name__)
 
@@ -170,6 +170,29 @@ def test_timeout_is_that_of_the_group() -> None:
         assert isinstance(caught.value, trx.WorkerFailedError)
 
 
+def test_store_of_the_group_is_there_until_the_last_worker_has_ended(tmp_path: Path) -> None:
+    """As with torchrun, whose agent keeps it. It is served on the first host, where rank 0 may have long returned."""
+
+    def work() -> str:
+        store = dist.distributed_c10d._get_default_store()
+        if rank() == 0:
+            (tmp_path / "pid").write_text(str(os.getpid()))
+            store.set("from rank 0", "done")
+            return ""
+        store.wait(["from rank 0"])
+        pid = int((tmp_path / "pid").read_text())
+        while is_alive(pid):
+            time.sleep(0.01)
+        for number in range(20):
+            store.set("late", str(number))
+            time.sleep(0.05)
+        return store.get("late").decode()
+
+    result = trx.launch(work, hostnames=["localhost"] * 2, workers_per_host=1, backend="gloo")
+
+    assert list(result) == ["", "19"]
+
+
 # ---- what torchrun gives --------------------------------------------------------------------------------------------
 
 TORCHRUN_GIVES = [
@@ -229,7 +252,7 @@ def test_interpreter_that_is_not_there_is_named() -> None:
 
 
 def test_interpreter_that_ends_without_a_word_is_told_of() -> None:
-    with pytest.raises(trx.AgentFailedError, match="localhost, starting Python: its agent ended with status 1"):
+    with pytest.raises(trx.AgentFailedError, match="localhost, starting Python: /bin/false ended with status 1"):
         trx.launch(who, hostnames=["localhost"], workers_per_host=1, python="/bin/false")
 
 

@@ -240,6 +240,30 @@ def _packages(*names: str) -> list[Path]:
     return [path for name in names for path in [site / name]]
 
 
+def test_another_version_of_torch(lab: Lab) -> None:
+    pretend = """
+import importlib.metadata
+real = importlib.metadata.version
+importlib.metadata.version = lambda name: "2.6.0+cu124" if name == "torch" else real(name)
+"""
+    found = failures(run(lab, pretend + FAILING, hostnames=["node1", "node2"], workers_per_host=1))
+    assert list(found) == ["node1", "node2"]
+    assert "the launcher has torch 2.6.0" in found["node2"][1]
+    assert "torch==2.6.0" in found["node2"][2]
+    assert lab.leftovers() == []
+
+
+def test_another_minor_version_of_python(lab: Lab) -> None:
+    pretend = """
+import trx.engine
+real = trx.engine.loader
+trx.engine.loader = lambda version: real("3.9")
+"""
+    found = failures(run(lab, pretend + FAILING, hostnames=["node1"], workers_per_host=1))
+    assert "the launcher is Python 3.9" in found["node1"][1]
+    assert "python=" in found["node1"][2]
+
+
 def test_working_directory_that_a_host_lacks(cow_lab: Lab) -> None:
     directory = cow_lab.directory / "only-at-the-launcher"
     directory.mkdir(exist_ok=True)

@@ -45,7 +45,6 @@ BOOTSTRAP = Bootstrap(
     one_machine=False,
     cwd="/home/ada",
     preparation=Preparation({"PASSWORD": "swordfish", "EMPTY": ""}, "export A=1\n", ("numpy",)),
-    torch="2.13.0",
     nonce=bytes(16),
     beat=1.0,
     lease=8.0,

@@ -10,7 +10,11 @@ from collections.abc import Mapping
 from trx.errors import HostFailure
 from trx.hosts.channel import HostUnusable
 
-INTERPRETER_ARGUMENTS = ("-c", "from io import FileIO; f = FileIO(0); exec(f.readline())")
+INTERPRETER_ARGUMENTS = (
+    "-c",
+    "import signal; signal.alarm(60); from io import FileIO; f = FileIO(0); exec(f.readline())",
+)
+"""The alarm ends an interpreter whose launcher was cut off before it said anything; `trx_agent.__main__` stops it."""
 
 
 class LocalChannel:

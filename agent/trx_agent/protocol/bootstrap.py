@@ -1,6 +1,7 @@
 """How an agent comes to life: what the launcher writes to its stdin, and what it answers on stdout.
 
-1. The host runs `python -c "from io import FileIO; f = FileIO(0); exec(f.readline())"`, whatever started it.
+1. The host runs `python -c "..."`, whatever started it: a line that sets an alarm, in case the launcher is cut off, and
+   executes the next one, with stdin as `f` (`trx.hosts.local.INTERPRETER_ARGUMENTS`).
 2. The launcher writes `loader()`, one line of Python, which finds this package or says what is missing.
 3. It writes a `Bootstrap`: two bytes of `messages.VERSION`, four of the body's length (both big-endian), and msgpack.
    Keys and environment travel in it, and nowhere else.
@@ -75,7 +76,6 @@ class Bootstrap(msgspec.Struct, frozen=True):
         one_machine: Whether all agents of this launch are on one and the same host.
         cwd: Of the workers.
         preparation: Of the first run, so that the import of torch can begin at once.
-        torch: The launcher's version of torch ("" unknown), without what follows a plus sign.
         nonce: What the doors of the rendezvous answer with.
         beat: Seconds between signs of life.
         lease: Seconds without a sign of life after which the other side counts as gone.
@@ -92,7 +92,6 @@ class Bootstrap(msgspec.Struct, frozen=True):
     one_machine: bool
     cwd: str
     preparation: Preparation
-    torch: str
     nonce: bytes
     beat: float
     lease: float

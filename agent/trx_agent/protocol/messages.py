@@ -33,7 +33,7 @@ WINDOWS = {
     Kind.STDERR: 1 << 20,
     Kind.RECORDS: 1 << 20,
     Kind.AGENT: 1 << 20,
-    Kind.OUTCOME: 4 << 20,
+    Kind.OUTCOME: 8 << 20,
     Kind.PAYLOAD: 4 << 20,
 }
 """Bytes of a stream that its sender may have sent beyond what its receiver has dealt with."""
@@ -117,6 +117,7 @@ class Hello(Message, frozen=True):
         cpus: CPUs that this process may use.
         doors: Where this agent can take the workers' rendezvous; only that of rank 0's host has any.
         pid: The agent's.
+        torch: Its version, without what follows a plus sign.
     """
 
     workers: int
@@ -124,6 +125,7 @@ class Hello(Message, frozen=True):
     cpus: int
     doors: tuple[Door, ...]
     pid: int
+    torch: str = ""
 
 
 class Reached(Message, frozen=True):

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .plan import FOREVER, INTERRUPTING, KILLING, LOCALHOST, OF_WORKER, PERSISTENT, TRANSIENT, End, Fault, Plan
+from .plan import FOREVER, INTERRUPTING, KILLING, LOCALHOST, OF_WORKER, PERSISTENT, TRANSIENT, End, Fault, Plan, When
 
 BUSY = 15.0
 """Seconds that anything may take longer, on a machine that does other things as well."""
@@ -25,6 +25,9 @@ CONNECTING = 10.0
 
 SETTLE = 10.0
 """Seconds above the grace that hosts have to end a run's processes (`trx.job.Settings.settle_timeout`)."""
+
+FIRST_WORD = 60.0
+"""Seconds that a host waits for the launcher's first word (`trx_agent.__main__`, `trx_agent.agent`)."""
 
 LEAVING = 2.0
 """Seconds above the grace after which a guardian ends what the launcher has left."""
@@ -207,5 +210,8 @@ def promised(plan: Plan) -> float:
 def hosts_clean_by(plan: Plan, struck: Struck | None, program_ended: float) -> float:
     """When nothing of the launch may be left on any host, reachable or not."""
     ending = plan.grace + LEAVING + BUSY
-    struck_from = struck.over if struck else 0.0
-    return max(program_ended, struck_from + (promised(plan) if struck else 0.0)) + ending
+    if struck is None:
+        return program_ended + ending
+    # Whoever was never spoken to waits longer than a lease for the first word.
+    unspoken = FIRST_WORD if plan.strike.when in (When.BEGINS, When.UP) else 0.0
+    return max(program_ended, struck.over + promised(plan), struck.over + unspoken) + ending

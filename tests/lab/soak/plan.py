@@ -271,11 +271,9 @@ def _possible(fault: Fault, run: int, runs: int, is_open: bool) -> list[When]:
 
 
 def _draw_deed(random: Random, world: int, backend: str | None, strike: Strike, run: int) -> Deed:
-    ends, weights = list(End), (60, 12, 5, 5, 8, 5, 5)
-    end = random.choices(ends, weights)[0]
+    end = random.choices(list(End), weights=(60, 12, 5, 5, 8, 5, 5))[0]
     is_struck = run == strike.run and strike.when in (When.BEGINS, When.UP, When.LINE)
     seconds = random.choice((0.0, 0.3, 1.0, 2.0))
-    calm = strike.fault is Fault.LATENCY  # little gets through
     deed = Deed(
         lines=random.randint(1, 5),
         seconds=seconds,
@@ -292,7 +290,7 @@ def _draw_deed(random: Random, world: int, backend: str | None, strike: Strike, 
     changes: dict[str, Any] = {}
     if forever:
         changes |= {"seconds": FOREVER, "end": End.RETURN}
-    if calm:
+    if strike.fault is Fault.LATENCY:  # little gets through
         changes |= {"flood": min(deed.flood, 1000), "size": min(deed.size, 10)}
     return Deed(**{**vars(deed), **changes})
 

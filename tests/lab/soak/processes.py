@@ -32,7 +32,8 @@ def find_family(machine: Machine) -> Family | None:
     for forkserver in sorted(tops, key=_age):
         agent = _parent(forkserver)
         guardian = _parent(agent) if agent else None
-        if not agent or not guardian:
+        # Where they are ending, the forkserver may be somebody else's child by now.
+        if not agent or not guardian or not (_is_agent(agent) and _is_agent(guardian)):
             continue
         runner = min((pid for pid in marked if _parent(pid) == forkserver), default=None)
         return Family(guardian, agent, forkserver, runner, marked[forkserver])
@@ -48,7 +49,7 @@ def of_runs(machine: Machine) -> list[str]:
 
 def all_of(machine: Machine) -> list[str]:
     """Every process of any launch there, guardians and agents too; works also while nobody can reach the machine."""
-    return [_described(pid) for pid in machine.pids() if _COOKIE in _read(pid, "environ") or _is_guardian(pid)]
+    return [_described(pid) for pid in machine.pids() if _COOKIE in _read(pid, "environ") or _is_agent(pid)]
 
 
 def outer_pid(machine: Machine, inner: int) -> int | None:
@@ -67,10 +68,9 @@ def _marked(machine: Machine) -> dict[int, str]:
     return found
 
 
-def _is_guardian(pid: int) -> bool:
-    return b"from io import FileIO; f = FileIO(0)" in _read(pid, "cmdline") or b"sys.stdin.readline" in _read(
-        pid, "cmdline"
-    )
+def _is_agent(pid: int) -> bool:
+    """Or a guardian, or what is still to become one."""
+    return b"FileIO(0); exec(f.readline())" in _read(pid, "cmdline")
 
 
 def _read(pid: int, name: str) -> bytes:

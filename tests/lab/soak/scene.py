@@ -156,7 +156,8 @@ class _Scene:
         if struck and ended["at"] >= struck.begun:
             self._felt = self._felt or oracle.is_effect(self._plan, ended)
         self._look_between_runs(ended)
-        self._striker.heal()
+        if run + 1 < len(self._plan.deeds):  # else the isolated host is looked at first
+            self._striker.heal()
         (self._lab.directory / f"notes.{run + 1}").touch()
 
     def _look_between_runs(self, ended: Note) -> None:

@@ -10,7 +10,7 @@ from .scene import play
 pytestmark = pytest.mark.timeout(180)
 
 
-@pytest.mark.parametrize("seed", [3, 6, 8, 9, 11, 17, 18, 21])
+@pytest.mark.parametrize("seed", [3, 8, 11, 25, 38, 45, 62, 72])
 def test_seed(seed: int) -> None:
     report = play(make_plan(seed))
     print(report)
