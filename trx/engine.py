@@ -90,6 +90,10 @@ class LaunchSettings:
     start_timeout: float
 
 
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe, of all things, would wait for somebody to write to it
+
+
 class Engine:
     """See the module.
 
@@ -119,7 +123,6 @@ class Engine:
         self._hellos: dict[int, Hello] = {}
         self._rendezvous: Door | None = None
         self._ended: dict[int, HostFailure] = {}
-        self._troubled = False  # whether a host has failed in any way
         self._runs = 0
         self._run: PresentRun | None = None
         self._granted: dict[tuple[int, Stream], int] = {}
@@ -153,8 +156,8 @@ class Engine:
 
     @property
     def usable(self) -> bool:
-        """Whether every agent is still there for another run; one that has reported trouble may be about to end."""
-        return not (self._ended or self._troubled) and self._thread.is_alive()
+        """Whether every agent is still there for another run."""
+        return not self._ended and self._thread.is_alive()
 
     def close(self, timeout: float) -> bool:
         """Ends all agents; returns whether all of them were seen to end in good time."""
@@ -269,11 +272,13 @@ class Engine:
         """Bytes of a file of an agent on this machine."""
         if not self._hosts[agent].local:
             raise HubError(agent, "it names a file, but is on another machine")
+        if not 0 < size <= messages.CHUNK:
+            raise HubError(agent, f"it names {size} bytes of a file")
         try:
-            with open(path, "rb", buffering=0) as file:
+            with open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
                 return os.pread(file.fileno(), size, offset)
-        except OSError as error:
-            raise HubError(agent, f"{error.strerror}: {path}") from error
+        except (OSError, ValueError) as error:
+            raise HubError(agent, f"it names a file that cannot be read: {error}") from error
 
     def _take_outcome(self, intake: Intake, agent: int, stream: Stream, offset: int, body: Body) -> None:
         try:
@@ -380,7 +385,6 @@ class Engine:
         if run is None:
             return  # an interrupt was faster than the output
         self._run = None
-        self._troubled = self._troubled or bool(run.job.host_failures)
         self._granted = {key: upto for key, upto in self._granted.items() if key[1].run == 0}
         run.future.set_result(RunReport(run.job, run.intake.outcomes(), self._recorder.timeline()))
 

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trx_agent.linux import die_with_parent
+from trx_agent.orders import private_file
 
 _BOOT = (
     "import sys; sys.path[:] = [path for path in sys.path if path]; "
@@ -39,7 +40,7 @@ class ForkServer:
 
     def __init__(self, environment: Mapping[str, str], preload: Sequence[str], log: Path) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs, open(log, "ab") as output:
+        with theirs, private_file(log, "ab") as output:
             command = [sys.executable, "-c", _BOOT, str(theirs.fileno()), str(os.getpid()), *preload]
             self._process = subprocess.Popen(
                 command,

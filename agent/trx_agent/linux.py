@@ -45,13 +45,11 @@ def punch_hole(descriptor: int, start: int, end: int) -> None:
 
 
 def write_lines_at_once() -> None:
-    """Has C write each line of stdout when it ends, and not keep it until some buffer is full."""
+    """Has C write each line of stdout when it ends, and not keep it until some buffer is full.
+
+    Half a line at the very end is written by torch's redirection.
+    """
     _libc.setvbuf(ctypes.c_void_p.in_dll(_libc, "stdout"), None, _IOLBF, 0)
-
-
-def flush() -> None:
-    """Writes what C's streams hold back."""
-    _libc.fflush(None)
 
 
 def reap() -> dict[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import msgspec
 
@@ -34,9 +34,9 @@ PART, RETURNED, RAISED = "part", "returned", "raised"
 """Files in a worker's folder: its outcome while it is being written, and its names when it is whole."""
 
 
-def private_file(path: Path) -> BinaryIO:
-    """An empty file for this user alone, whatever the umask."""
-    return open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600))
+def private_file(path: Path, mode: Literal["wb", "ab"] = "wb") -> BinaryIO:
+    """A file for this user alone, whatever the umask."""
+    return open(path, mode, opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 class Started(msgspec.Struct, frozen=True, tag=True):

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from trx_agent.linux import die_with_parent, flush, write_lines_at_once
+from trx_agent.linux import die_with_parent, write_lines_at_once
 from trx_agent.orders import CALLED, HOLD, JOINED, LOADED, MARKS, PART, PAYLOAD, RAISED, RETURNED, WRITTEN, private_file
 from trx_agent.protocol import diagnose, outcome, payload, records
 from trx_agent.protocol.messages import Start
@@ -71,7 +71,6 @@ def main(order: Start, local_rank: int, directory: Path, runner: int, inherited:
         _wait_for_the_end(folder)
     else:
         _leave_process_group(joined, order.timeout)
-    flush()
     # None, since torch swallows an exit of 0 and would then wait for the other workers.
     sys.exit(None)
 

@@ -289,7 +289,7 @@ def test_what_was_printed_before_a_crash_is_not_lost(workers: trx.Launcher, open
     with pytest.raises(trx.WorkerFailedError) as caught:
         workers.run(work)
 
-    assert f"{caught.value.rank} 19999 " in Path(caught.value.failures[0].log_file).read_text()
+    assert b"%d 19999 " % caught.value.rank in Path(caught.value.failures[0].log_file).read_bytes()
     assert f"{caught.value.rank} 19999 " in caught.value.failures[0].last_lines
 
 

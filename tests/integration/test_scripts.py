@@ -296,12 +296,12 @@ def test_workers_live_on_while_the_main_thread_of_the_launcher_is_busy_or_the_sc
         """
 import os, time
 import trx
-with trx.Launcher(["localhost"], 1, backend=None, lease=2) as launcher:
+with trx.Launcher(["localhost"], 1, backend=None, lease=3) as launcher:
     before = launcher.run(os.getppid).rank(0)
     if os.fork() == 0:
         time.sleep(0.5)
         os._exit(0)
-    end = time.monotonic() + 3
+    end = time.monotonic() + 4
     while time.monotonic() < end:
         pass
     os.wait()

@@ -34,6 +34,7 @@ from trx_agent.protocol.messages import (
     Beat,
     Bye,
     Data,
+    DataInFile,
     Door,
     Drained,
     Ended,
@@ -500,22 +501,24 @@ class Puppet:
 
 
 @contextmanager
-def launched(puppet: Puppet) -> Iterator[Future[Any]]:
+def launched(puppet: Puppet, hostname: str = "localhost") -> Iterator[Future[Any]]:
     """A launch on one host, whose agent is the puppet."""
     with pytest.MonkeyPatch.context() as monkeypatch, ThreadPoolExecutor(1) as pool:
         monkeypatch.setattr(trx.hosts, "make_channel", lambda *_, **__: puppet)
         settings: Any = {"workers_per_host": 1, "backend": None, "grace_period": 0.5, "start_timeout": 20}
         try:
-            yield pool.submit(trx.Launcher(["localhost"], **settings).run, os.getpid)
+            yield pool.submit(trx.Launcher([hostname], **settings).run, os.getpid)
         finally:
             puppet.close()
 
 
 @contextmanager
-def greeting_puppet(endpoint_for: Callable[[str], str] = str) -> Iterator[tuple[Puppet, Future[Any]]]:
+def greeting_puppet(
+    endpoint_for: Callable[[str], str] = str, hostname: str = "localhost"
+) -> Iterator[tuple[Puppet, Future[Any]]]:
     """A launch that waits for the puppet to say hello."""
     puppet = Puppet()
-    with launched(puppet) as run:
+    with launched(puppet, hostname) as run:
         bootstrap = puppet.bootstrap()
         puppet.answer(Ready())
         keys = bootstrap.keys
@@ -528,9 +531,11 @@ def greeting_puppet(endpoint_for: Callable[[str], str] = str) -> Iterator[tuple[
 
 
 @contextmanager
-def running_puppet(endpoint_for: Callable[[str], str] = str) -> Iterator[tuple[Puppet, Future[Any]]]:
+def running_puppet(
+    endpoint_for: Callable[[str], str] = str, hostname: str = "localhost"
+) -> Iterator[tuple[Puppet, Future[Any]]]:
     """A launch whose function is called on the puppet's one worker."""
-    with greeting_puppet(endpoint_for) as (puppet, run):
+    with greeting_puppet(endpoint_for, hostname) as (puppet, run):
         puppet.say(Hello(1, 0, 1, (Door("127.0.0.1", 1),), 4242))
         puppet.hear(Start)
         puppet.say(Up(1, 4243, (4244,)))
@@ -627,6 +632,35 @@ def description_of_an_exception_that_is_none(puppet: Puppet) -> None:
     puppet.end()
 
 
+def file_of(puppet: Puppet, path: str, size: int, offset: int = 0) -> None:
+    puppet.say(Ended(1, 0, 4244, Returned(), 100, ""))
+    puppet.say(DataInFile(OUTCOME, offset, size, path))
+
+
+def file_that_is_not_there(puppet: Puppet) -> None:
+    file_of(puppet, "/nonexistent/file", 10)
+
+
+def file_that_is_a_directory(puppet: Puppet) -> None:
+    file_of(puppet, "/", 10)
+
+
+def file_of_no_name(puppet: Puppet) -> None:
+    file_of(puppet, "a\0b", 10)
+
+
+def file_that_fills_all_memory(puppet: Puppet) -> None:
+    file_of(puppet, "/dev/zero", 1 << 60)
+
+
+def file_of_a_negative_size(puppet: Puppet) -> None:
+    file_of(puppet, "/dev/zero", -1)
+
+
+def file_before_its_beginning(puppet: Puppet) -> None:
+    file_of(puppet, "/dev/zero", 10, -10)
+
+
 def end_that_is_told_twice(puppet: Puppet) -> None:
     puppet.say(Ended(1, 0, 4244, Returned(), 100, ""))
     puppet.say(Ended(1, 0, 4244, Returned(), 100, ""))
@@ -656,6 +690,12 @@ MADE_BY_A_WORKER = (
         description_of_an_exception_that_is_cut_off,
         description_of_an_exception_that_is_none,
         end_that_is_told_twice,
+        file_that_is_not_there,
+        file_that_is_a_directory,
+        file_of_no_name,
+        file_that_fills_all_memory,
+        file_of_a_negative_size,
+        file_before_its_beginning,
     ],
 )
 def test_malformed_messages_of_an_agent_are_errors_that_name_it(misbehave: Callable[[Puppet], None]) -> None:
@@ -669,6 +709,26 @@ def test_malformed_messages_of_an_agent_are_errors_that_name_it(misbehave: Calla
         assert isinstance(error, trx.AgentFailedError), repr(error)
     assert error.hostname == "localhost"
     assert time.monotonic() - start < SOON
+
+
+def test_a_pipe_instead_of_a_file_does_not_stop_the_launcher(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with running_puppet() as (puppet, run):
+        file_of(puppet, str(tmp_path / "pipe"), 10)
+        error = run.exception(20)
+    assert isinstance(error, trx.AgentFailedError), repr(error)
+
+
+def test_an_agent_on_another_machine_cannot_have_files_of_this_one_read(tmp_path: Path) -> None:
+    value = canary_bytes(tmp_path / "canary")
+    (tmp_path / "file").write_bytes(value)
+    with running_puppet(hostname="elsewhere.invalid") as (puppet, run):
+        puppet.say(Ended(1, 0, 4244, Returned(), len(value), ""))
+        puppet.say(DataInFile(OUTCOME, 0, len(value), str(tmp_path / "file")))
+        error = run.exception(20)
+    assert isinstance(error, trx.AgentFailedError), repr(error)
+    assert error.hostname == "elsewhere.invalid"
+    assert not (tmp_path / "canary").exists()
 
 
 @pytest.mark.parametrize("workers", [0, -1, -(1 << 40)])

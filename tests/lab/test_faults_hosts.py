@@ -192,28 +192,42 @@ def test_several_hosts_that_lose_power_together_are_lost_together(make_lab: Make
 STEPS = 20
 STEPPING = f"""
 def step():
+    import threading
     import torch
     import torch.distributed as dist
-    rank, sums = dist.get_rank(), []
+    rank, sums, ticks = dist.get_rank(), [], []
+    over = threading.Event()
+    def tick():  # goes on where the steps have to wait
+        while not over.wait(0.05):
+            sys.stdout.write(f"tick {{len(ticks)}}\\n")
+            ticks.append(rank)
+    ticking = threading.Thread(target=tick)
+    ticking.start()
     for number in range({STEPS}):
         value = torch.full((100,), float(rank + number))
         dist.all_reduce(value)
         sums.append(value.mean().item())
-        print(f"step {{number}} of rank {{rank}}", flush=True)
+        sys.stdout.write(f"step {{number}} of rank {{rank}}\\n")
         note("steps", number=number)
         time.sleep(0.15)
-    return sums, str(rank) * 100_000
+    over.set()
+    ticking.join()
+    return sums, len(ticks), str(rank) * 100_000
 """
 
 
 def assert_undisturbed(launch: Launch) -> None:
     """All steps were taken, in order, and all their lines and values have arrived; and nothing is left."""
     returned = launch.first("returned", within=80.0, function="step")
-    sums = [2.0 * number + 1.0 for number in range(STEPS)]
-    assert returned["values"] == [[sums, str(rank) * 100_000] for rank in (0, 1)]
-    for rank, host in enumerate(launch.lab.names):
-        lines = [line for line in launch.log(host).read_text().splitlines() if line.startswith("step")]
-        assert lines == [f"step {number} of rank {rank}" for number in range(STEPS)]
+    expected = [2.0 * number + 1.0 for number in range(STEPS)]
+    for rank, (sums, ticks, text) in enumerate(returned["values"]):
+        assert sums == expected
+        assert text == str(rank) * 100_000
+        lines = launch.log(launch.lab.names[rank]).read_text().splitlines()
+        assert [line for line in lines if "step" in line] == [
+            f"step {number} of rank {rank}" for number in range(STEPS)
+        ]
+        assert [line for line in lines if "tick" in line] == [f"tick {number}" for number in range(ticks)]
     assert_clean(launch)
 
 

@@ -75,6 +75,8 @@ class Striker:
             self._lasting = False
             self._end()
             self.struck = Struck(self.struck.begun, self.struck.done, time.monotonic())
+        if self._fault is Fault.STOP_GUARDIAN and self._notes.find("closed"):
+            self._go_on()  # nobody is above it on its host; on the launcher's, a thread waits for its end
 
     def heal(self) -> None:
         """Called between two runs."""
@@ -84,9 +86,7 @@ class Striker:
 
     def clear(self) -> None:
         """Ends what is left of it, once the program is over and the isolated hosts were looked at."""
-        if self._stopped is not None:  # only a guardian has nobody above itself on its host
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._stopped, signal.SIGCONT)
+        self._go_on()
         self._lab.heal()
 
     @property
@@ -181,7 +181,11 @@ class Striker:
             self._program.send_signal(signal.SIGINT)
         elif self._fault is Fault.STOP_LAUNCHER:
             self._program.send_signal(signal.SIGCONT)
-        elif self._stopped is not None:
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if self._stopped is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._stopped, signal.SIGCONT)
             self._stopped = None

@@ -189,7 +189,10 @@ class _Scene:
         if host and (left := _what_stays(partial(processes.all_of, host), clean_by - ended_at)):
             self._problem(f"{host.name}, which was cut off, still runs {left}")
         self._striker.clear()
-        for leftover in self._leftovers(max(oracle.BUSY, clean_by - time.monotonic())):
+        patience = max(oracle.BUSY, clean_by - time.monotonic())
+        if host and struck:  # its sshd sends again after pauses that are as long as the cut was
+            patience = max(patience, time.monotonic() - struck.begun + oracle.BUSY)
+        for leftover in self._leftovers(patience):
             self._problem(f"left on {leftover.where}: {leftover.kind} {leftover.what}")
 
     def _look_at_the_notes(self, status: int | None) -> None:
