@@ -45,6 +45,9 @@ from trx_agent.protocol.messages import (
     Up,
 )
 
+_STORE_HOST = 0
+"""The host of rank 0, where the workers' store lives on after its own workers have ended, until it is told."""
+
 
 class State(enum.Enum):
     STARTING = "starting"
@@ -361,6 +364,8 @@ class Job:
             self._move(State.DRAINING, now)
             self._deadline = now + self._settings.grace
         nothing_left = not (self._running or ((self._undrained or self._awaited) and not self._impatient))
+        if self.state is State.DRAINING and not self._running and not self._stop_sent and self._keeps_store():
+            self._order_stop(0.0)  # nobody needs it any more
         if self.state is State.DRAINING and nothing_left:
             self._move(State.DONE, now)
         if self.state is State.STOPPING and nothing_left:
@@ -407,7 +412,12 @@ class Job:
 
     def _order_stop(self, grace: float) -> None:
         self._stop_sent = True
-        self._actions += [Send(agent, Stop(self.number, grace)) for agent in sorted(self._running)]
+        told = self._running | ({_STORE_HOST} if self._keeps_store() else set())
+        self._actions += [Send(agent, Stop(self.number, grace)) for agent in sorted(told)]
+
+    def _keeps_store(self) -> bool:
+        """Whether the workers' store is all that is left of the run on its host."""
+        return len(self._hosts) > 1 and _STORE_HOST in self._undrained - self._running
 
     def _move(self, state: State, now: float) -> None:
         if state not in TRANSITIONS[self.state]:

@@ -226,8 +226,9 @@ class Agent:
 
     def _forkserver_for(self, preparation: Preparation) -> ForkServer:
         """The one there is, unless it died or was made with something else."""
-        if self._forkserver is not None and preparation == self._preparation:
-            return self._forkserver
+        forkserver = self._forkserver
+        if forkserver is not None and preparation == self._preparation and not forkserver.condemned:
+            return forkserver
         if self._forkserver is not None:
             self._drop_forkserver()  # it ends by itself then
         self._preparation = preparation

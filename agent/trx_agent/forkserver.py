@@ -52,6 +52,7 @@ class ForkServer:
             )
         self.pid = self._process.pid
         self.ready_since: float | None = None
+        self.condemned = False  # whether it is being ended, and serves no further run
 
     def fileno(self) -> int:
         """Becomes readable once the imports are done, or the process has ended: see `hear`."""

@@ -103,6 +103,12 @@ class Run:
     def rendezvous(self) -> Door:
         return self._order.rendezvous
 
+    @property
+    def _serves_others(self) -> bool:
+        """Whether the runner holds the store of a group that has other hosts: then it stays until the launcher says."""
+        first = self._order.environments[0]
+        return self._order.ranks[0] == 0 and int(first["GROUP_WORLD_SIZE"]) > 1
+
     def remove_files(self) -> None:
         shutil.rmtree(self._directory, ignore_errors=True)
 
@@ -130,9 +136,15 @@ class Run:
                 self._finish_if_drained()
 
     def stop(self, now: float, grace: float) -> None:
-        """The launcher wants the run to end."""
+        """The launcher wants the run to end; where no process of it is left here, the store for others too."""
+        if self.finished:
+            return  # the order was still under way
         self.stopped = True
-        self._end(now, grace)
+        if self.gone:
+            self._close_runner()
+            self._finish_if_drained()
+        else:
+            self._end(now, grace)
 
     def abandon(self, now: float) -> None:
         """The runner is gone, and with it everything that could still happen in this run."""
@@ -144,6 +156,7 @@ class Run:
         if self._felling is None:
             if self.runner is not None and not self._pids:
                 self._spare.clear()  # the order for the runner cannot be taken back otherwise
+                self._forkserver.condemned = True
             while self._holds:
                 os.close(self._holds.pop())
             working = {pid for local_rank, pid in enumerate(self._pids) if local_rank not in self._reported}
@@ -274,7 +287,8 @@ class Run:
         self.gone = True
         self._next_step = float("inf")
         self._send(Gone(self.number, leftovers), b"")
-        self._close_runner()
+        if self.stopped or not self._serves_others:
+            self._close_runner()
         for outflow in self._outflows.values():
             self._pump(outflow)
         self._finish_if_drained()
@@ -293,7 +307,7 @@ class Run:
             self._send(*news)
 
     def _finish_if_drained(self) -> None:
-        if not all(outflow.drained for outflow in self._outflows.values()):
+        if self.runner is not None or not all(outflow.drained for outflow in self._outflows.values()):
             return
         self.finished = True
         for outflow in self._outflows.values():

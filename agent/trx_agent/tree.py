@@ -30,7 +30,9 @@ def has_ended(pid: int) -> bool:
 
 def _alive(process: psutil.Process) -> bool:
     try:
-        return bool(process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD))
+        if process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            return True
+        return bool(process.num_threads() > 1)  # only the first of its threads has ended
     except psutil.NoSuchProcess:
         return False
 

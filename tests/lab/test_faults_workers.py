@@ -266,6 +266,22 @@ def succeed():
     leave()
     return "done"
 
+def succeed_with_a_headless_daemon():
+    # Its first thread ends, by which it looks like a zombie; another one goes on.
+    import platform, threading
+    if os.fork() == 0:
+        if os.fork():
+            os._exit(0)
+        os.setsid()
+        threading.Thread(target=time.sleep, args=(600,)).start()
+        note("haunts")
+        ctypes.CDLL(None).syscall({"x86_64": 60}.get(platform.machine(), 93), 0)
+    os.wait()
+    while len([line for line in open(DIARY) if '"haunts"' in line]) < 2:
+        time.sleep(0.01)
+    note("loads")
+    return "done"
+
 def succeed_with_a_stubborn_daemon():
     leave(stubborn=True)
     return "done"
@@ -281,7 +297,12 @@ def fail():
 
 @pytest.mark.parametrize(
     ("function", "what"),
-    [("succeed", "returned"), ("succeed_with_a_stubborn_daemon", "returned"), ("fail", "raised")],
+    [
+        ("succeed", "returned"),
+        ("succeed_with_a_stubborn_daemon", "returned"),
+        ("succeed_with_a_headless_daemon", "returned"),
+        ("fail", "raised"),
+    ],
 )
 def test_grandchildren_on_remote_hosts_are_gone_when_the_run_is_over(two: Lab, function: str, what: str) -> None:
     with Launch(two, GRANDCHILDREN, [function, "fine@look"]) as launch:
