@@ -18,6 +18,7 @@ from trx_agent import machine
 from trx_agent.protocol.messages import Door
 
 KNOCK_TIMEOUT = 5.0
+HEAD_START = 0.5
 _BACKLOG = 4096
 
 
@@ -78,8 +79,12 @@ class Knocking:
         self._nonce = nonce
         self._reached: list[tuple[Door, str]] = []
         self.descriptor, self._writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        before = threading.Event()
+        before.set()
         for door in doors:
-            threading.Thread(target=self._knock, args=(door,), daemon=True).start()
+            done = threading.Event()
+            threading.Thread(target=self._knock, args=(door, before, done), daemon=True).start()
+            before = done
 
     def reached(self) -> tuple[Door, ...]:
         with contextlib.suppress(BlockingIOError):
@@ -90,13 +95,16 @@ class Knocking:
         """This host's address on the way to `door`."""
         return next((address for each, address in self._reached if each == door), "")
 
-    def _knock(self, door: Door) -> None:
+    def _knock(self, door: Door, before: threading.Event, done: threading.Event) -> None:
+        """Earlier doors are better: this one is told after them, if they do not take too long."""
         with contextlib.suppress(OSError):
             visitor = socket.create_connection((door.address, door.port), KNOCK_TIMEOUT)
             with visitor:
                 if _read(visitor, len(self._nonce)) == self._nonce:
+                    before.wait(HEAD_START)
                     self._reached.append((door, visitor.getsockname()[0]))
                     os.write(self._writing, b".")
+        done.set()
 
 
 def _read(visitor: socket.socket, size: int) -> bytes:

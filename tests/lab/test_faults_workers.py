@@ -195,6 +195,19 @@ def test_exception_while_others_ignore_sigterm_is_said_at_once_and_raised_after_
         assert_fine_afterwards(launch, two.names)
 
 
+def test_exception_before_another_host_has_imported_torch_ends_that_import(two: Lab) -> None:
+    """And the next run begins with a new one, though the old one may still be about to end."""
+    try:
+        two["node1"].cpu_limit(0.2)
+    except LabError as error:
+        pytest.skip(str(error))
+    with Launch(two, RAISING, ["while_others_sleep_in_c", "fine"], grace_period=20) as launch:
+        assert_told_as_the_cause(launch, "while_others_sleep_in_c", 1.0)
+        assert [note.rank for note in launch.notes("works", function="while_others_sleep_in_c")] == [1]
+        two.heal()
+        assert_fine_afterwards(launch, two.names)
+
+
 FAILING_TOGETHER = (
     FINE
     + """
