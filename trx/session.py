@@ -40,7 +40,8 @@ class Session:
         self._turn = threading.Lock()
         self._abandoned = False
         self._launcher = launcher
-        preparation = _preparation(launcher)
+        self._terminal = _terminal_size()  # once, since another one would cost another import of torch
+        preparation = self._preparation()
         python = launcher.python or sys.executable
         planned = launcher.planned_hosts()
         open_channel = partial(
@@ -65,10 +66,18 @@ class Session:
 
     def run(self, call: Pickled) -> LaunchResult[Any]:
         with self._turn:
-            report = self._wait(self._engine.run(call, _preparation(self._launcher)))
+            report = self._wait(self._engine.run(call, self._preparation()))
             # Whoever has told of a failure of its host may be about to end: not to be counted on in another run.
             self._abandoned |= bool(report.job.host_failures)
         return judge(report, self._log_path)
+
+    def _preparation(self) -> Preparation:
+        """What workers' processes are to be made with now: the user may have changed variables since the last run."""
+        launcher = self._launcher
+        env_file = checks.check_file("env_file", launcher.env_file)
+        variables = select(os.environ, launcher.default_env_vars, launcher.extra_env_vars)
+        text = env_file.read_text(errors="surrogateescape") if env_file else ""
+        return Preparation({**self._terminal, **variables}, text, tuple(launcher.preload))
 
     def close(self) -> None:
         self._engine.close(self._grace + 5.0)
@@ -114,17 +123,6 @@ def _terminal_size() -> dict[str, str]:
         return {}
     columns, lines = shutil.get_terminal_size()
     return {"COLUMNS": str(columns), "LINES": str(lines), "TQDM_NCOLS": str(columns - 1)}
-
-
-def _preparation(launcher: Launcher) -> Preparation:
-    """What the workers' processes are to be made with now: the user may have changed variables since the last run."""
-    env_file = checks.check_file("env_file", launcher.env_file)
-    variables = select(os.environ, launcher.default_env_vars, launcher.extra_env_vars)
-    try:
-        text = env_file.read_text(encoding="utf-8") if env_file else ""
-    except UnicodeDecodeError as error:
-        raise ValueError(f"env_file: {env_file} is not UTF-8: {error}") from None
-    return Preparation({**_terminal_size(), **variables}, text, tuple(launcher.preload))
 
 
 def _launch_settings(launcher: Launcher, preparation: Preparation) -> LaunchSettings:

@@ -20,15 +20,12 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from trx_agent.linux import die_with_parent, write_lines_at_once
 from trx_agent.orders import CALLED, HOLD, JOINED, LOADED, MARKS, PART, PAYLOAD, RAISED, RETURNED, WRITTEN, private_file
 from trx_agent.protocol import diagnose, outcome, payload, records
 from trx_agent.protocol.messages import Start
-
-if TYPE_CHECKING:
-    from torch.distributed import Store  # type: ignore[attr-defined]  # public, but not marked as exported
 
 TORCH_HANDLES = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 """Signals whose handlers torch's process context replaces in the process that starts the workers."""
@@ -36,8 +33,7 @@ TORCH_HANDLES = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _LONGEST_SOCKET_DIRECTORY = 80
 """Bytes: the path of a socket may have 107, and its name needs some of them."""
 
-_COUNT, _ALL_JOINED = "trx/joined", "trx/all_joined"
-"""Keys of the process group's store."""
+_INIT_BARRIER = "TORCH_DIST_INIT_BARRIER"
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
@@ -61,7 +57,7 @@ def main(order: Start, local_rank: int, directory: Path, runner: int, inherited:
         with stage("loading the function", LOADED):
             function, args, kwargs = _load(directory / PAYLOAD, order.import_paths)
         with stage("joining the process group", JOINED):
-            joined = _join_process_group(order, local_rank)
+            _join_process_group(order, local_rank)
         with stage(outcome.CALLING, CALLED):
             value = function(*args, **kwargs)
         with stage("pickling what the function returned", WRITTEN):
@@ -70,7 +66,7 @@ def main(order: Start, local_rank: int, directory: Path, runner: int, inherited:
         _write_error(folder, stage.name, error)
         _wait_for_the_end(folder)
     else:
-        _leave_process_group(joined, order.timeout)
+        _leave_process_group()
     # None, since torch swallows an exit of 0 and would then wait for the other workers.
     sys.exit(None)
 
@@ -143,36 +139,40 @@ def _load(path: Path, import_paths: tuple[str, ...]) -> Call:
     return call
 
 
-def _join_process_group(order: Start, local_rank: int) -> Store | None:
-    """Returns the group's store, which knows who has joined."""
+def _join_process_group(order: Start, local_rank: int) -> None:
     if not order.backend:
-        return None
+        return
     import torch
     import torch.distributed
 
-    # A barrier through the store: else a rank that is done at once lets go while others are still connecting to it.
-    os.environ.setdefault("TORCH_DIST_INIT_BARRIER", "1")
     device = None
     if "nccl" in order.backend:
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
-    torch.distributed.init_process_group(order.backend, timeout=timedelta(seconds=order.timeout), device_id=device)
-    store = torch.distributed.distributed_c10d._get_default_store()  # private, but init_process_group hides its own
-    if store.add(_COUNT, 1) == torch.distributed.get_world_size():
-        store.set(_ALL_JOINED, "")
-    return store
+    with _barrier_at_the_end():
+        torch.distributed.init_process_group(order.backend, timeout=timedelta(seconds=order.timeout), device_id=device)
 
 
-def _leave_process_group(joined: Store | None, timeout: float) -> None:
-    """Quietly, since the outcome is written already.
+@contextmanager
+def _barrier_at_the_end() -> Iterator[None]:
+    """Has torch wait, through the store, until all ranks have joined.
 
-    Not before all have joined: for those that are still at it, somebody who has left looks like one that has failed.
+    Else one whose function is done at once leaves while others are still connecting to it: for them, it has failed.
     """
+    asked = os.environ.setdefault(_INIT_BARRIER, "ours")
+    if asked == "ours":
+        os.environ[_INIT_BARRIER] = "1"
+    yield
+    if asked == "ours":
+        del os.environ[_INIT_BARRIER]  # groups that the user makes later are the user's affair
+
+
+def _leave_process_group() -> None:
+    """Quietly, since the outcome is written already."""
     import torch.distributed
 
-    if joined is not None and torch.distributed.is_initialized():
+    if torch.distributed.is_initialized():
         try:
-            joined.wait([_ALL_JOINED], timedelta(seconds=timeout))
             torch.distributed.destroy_process_group()
         except Exception:
             traceback.print_exc()

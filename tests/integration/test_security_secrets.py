@@ -173,6 +173,8 @@ def test_no_key_and_no_value_of_a_variable_is_seen_anywhere_and_all_files_are_pr
 
     with going_on(tmp_path, settings, on_rank(1, fail)) as run:
         assert len(hidden.texts) == 3 + 2 * 3
+        logs = {"localhost[0].log", "localhost#2[0].log"}
+        wait_until(lambda: {path.name for path in all_files(log_base)} >= logs, "what they printed has arrived")
         seen["a command line"] = hidden.seen_in(command_lines())
         files = list(all_files(temporary, log_base))
         assert {path.name for path in files} >= {"order", "payload", "stdout", "agent.log", "localhost[0].log"}

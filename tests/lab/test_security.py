@@ -128,10 +128,10 @@ def test_only_the_intended_sockets_listen_and_nothing_secret_shows(make_lab: Mak
         secrets = [SECRET.encode(), *keys]
         lines = b"\n".join(command_lines())
         files = {(machine.name, path) for machine in machines(lab) for path in launch_files(machine)}
-        logs = [path for path in (launch.directory / "logs").rglob("*") if path.is_file()]
         contents = {(name, path): path.read_bytes() for name, path in files if path.is_file()}
         modes = {str(path): path.lstat().st_mode for _, path in files}
         printed = launch.end()
+        logs = [path for path in (launch.directory / "logs").rglob("*") if path.is_file()]
 
     ((address, _),) = new["launcher"]
     assert address == lab.launcher.ip
