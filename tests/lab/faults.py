@@ -318,7 +318,8 @@ def assert_lost(raised: Note, *hostnames: str) -> None:
     """It is an `AgentFailedError` that names these hosts."""
     assert raised.what == "raised", raised
     assert raised["kinds"][0] == "AgentFailedError", raised["whole"]
-    assert sorted(failure["hostname"] for failure in raised["failures"]) == sorted(hostnames)  # the first one lost first
+    lost = [failure["hostname"] for failure in raised["failures"]]  # that which was lost first comes first
+    assert sorted(lost) == sorted(hostnames)
     assert all(hostname in raised["text"] for hostname in hostnames)
 
 
