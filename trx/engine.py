@@ -228,8 +228,10 @@ class Engine:
     def _hear(self, agent: int, message: AnyMessage, body: memoryview) -> None:
         match message:
             case Data(stream, offset):
+                self._feed_job(Said(agent, message))
                 self._take(agent, stream, offset, body)
             case DataInFile(stream, offset, size, path):
+                self._feed_job(Said(agent, message))
                 self._take(agent, stream, offset, self._read(agent, path, offset, size))
             case Credit(stream, upto):
                 if (run := self._present(stream.run)) and agent in run.payloads:

@@ -108,12 +108,15 @@ class Hub:
                 return
             agent = int(frames[0].get("User-Id"))
             peer = self._peers[agent]
+            is_new = peer.address not in (None, address.bytes)
             peer.address = address.bytes
             try:
                 header, body = frames
                 message = peer.link.receive(header.bytes, time.monotonic())
             except ValueError as error:
                 raise HubError(agent, f"it sent what is no message: {error}") from error
+            if is_new:
+                peer.link.repeat(time.monotonic())
             if message is not None:
                 yield agent, message, body.buffer
 

@@ -29,6 +29,8 @@ from trx.events import Action, Announce, Arrived, Event, Finish, Interrupted, La
 from trx.plan import Host, Worker, assign, choose_backend
 from trx_agent.protocol.messages import (
     Broken,
+    Data,
+    DataInFile,
     Door,
     Drained,
     Ended,
@@ -44,6 +46,11 @@ from trx_agent.protocol.messages import (
     Stop,
     Up,
 )
+
+_SIMULTANEOUS = 0.25
+"""Seconds within which news of different hosts may overtake each other."""
+
+_SUDDEN = frozenset({signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
 
 _STORE_HOST = 0
 """The host of rank 0, where the workers' store lives on after its own workers have ended, until it is told."""
@@ -161,6 +168,8 @@ class Job:
         self._running: set[int] = set()  # agents on which processes of the run may be left
         self._undrained: set[int] = set()  # agents that have not handed over everything
         self._stop_sent = False
+        self._stopped_at = float("inf")
+        self._progress: dict[int, float] = {}  # when an agent last handed over something
         self._impatient = False
         self._actions: list[Action] = []
         for agent, hello in (greeted or {}).items():
@@ -182,7 +191,7 @@ class Job:
 
     def failures(self) -> list[WorkerEnd]:
         """Workers that failed, the first one first."""
-        return [end for end in self.worker_ends if end.failed]
+        return sorted((end for end in self.worker_ends if end.failed), key=lambda end: end is not self.blame)
 
     # ---- events -----------------------------------------------------------------------------------------------------
 
@@ -207,6 +216,8 @@ class Job:
                 if self.state is not State.STOPPING and any(agent == event.agent for agent, _ in self._workers):
                     reason = "its workers are gone, and it did not say how they ended"
                     self._host_failed(event.agent, HostFailure(label, "running", reason), now)
+            case Data() | DataInFile():
+                self._progress[event.agent] = now
             case Drained(run) if run == self.number:
                 self._drained(event.agent, now)
             case Broken(stage, reason):
@@ -231,7 +242,8 @@ class Job:
         worker = self._workers.pop((agent, ended.local_rank), None)
         if worker is None:
             return  # it was said before
-        stopped = self.state is State.STOPPING and _may_be_our_doing(ended.ending)
+        sudden = self._is_sudden_death(ended.ending, now)
+        stopped = self.state is State.STOPPING and not sudden and _may_be_our_doing(ended.ending)
         end = WorkerEnd(worker, ended, stopped)
         self.worker_ends.append(end)
         if ended.size:
@@ -240,6 +252,19 @@ class Job:
             self.blame = end
             self._actions.append(Announce(f"{describe(end)}; stopping the other workers"))
             self._stop(now, self._settings.grace)
+        elif sudden and isinstance(self.blame, WorkerEnd) and isinstance(self.blame.ended.ending, Raised):
+            self.blame = end  # a lost connection was heard of before the death that it was lost by
+            self._actions.append(Announce(describe(end)))
+
+    def _is_sudden_death(self, ending: Ending, now: float) -> bool:
+        """Whether a worker was killed when the run had hardly begun to be stopped, by a signal that is not ours then.
+
+        Workers that raise keep their connections until the run is stopped, so no such death comes of them.
+        """
+        just_stopped = self.state is State.STOPPING and now - self._stopped_at < min(
+            _SIMULTANEOUS, self._settings.grace
+        )
+        return just_stopped and isinstance(ending, Killed) and ending.signal in _SUDDEN
 
     def _drained(self, agent: int, now: float) -> None:
         if agent not in self._undrained:
@@ -337,6 +362,10 @@ class Job:
             self._give_up(now)
 
     def _give_up(self, now: float) -> None:
+        heard = max((self._progress.get(agent, 0.0) for agent in self._running), default=0.0)
+        if now - heard < self._settings.settle_timeout:  # the news queues behind what is still being handed over
+            self._deadline = heard + self._settings.settle_timeout
+            return
         for agent in sorted(self._running):
             reason = "it did not say that the run's processes are gone"
             failure = HostFailure(self._hosts[agent].label, "ending the run", reason, "look for processes left there")
@@ -406,6 +435,7 @@ class Job:
     def _stop(self, now: float, grace: float) -> None:
         if self.state is not State.STOPPING:
             self._move(State.STOPPING, now)
+            self._stopped_at = now
             self._deadline = float("inf")
         self._deadline = min(self._deadline, now + grace + self._settings.settle_timeout)
         self._order_stop(grace)

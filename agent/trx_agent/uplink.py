@@ -34,9 +34,12 @@ class Uplink:
         self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 5000)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 100)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        self._connections = 0
         self._socket.connect(endpoint)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._monitor, zmq.POLLIN)
         self._since = time.monotonic()
         self._link = Link(self._transmit, self._since)
 
@@ -49,6 +52,11 @@ class Uplink:
     def poll(self, patience: float) -> set[int]:
         """Waits until there is something to do, for `patience` seconds at the most; returns watched descriptors."""
         events = self._poller.poll(max(0, round(patience * 1000)))
+        while self._monitor.poll(0):
+            self._monitor.recv_multipart()
+            self._connections += 1
+            if self._connections > 1:
+                self._link.repeat(time.monotonic())
         return {source for source, _ in events if isinstance(source, int)}
 
     def receive(self) -> Iterator[tuple[AnyMessage, bytes]]:

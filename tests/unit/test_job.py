@@ -19,6 +19,7 @@ from trx_agent.protocol.messages import (
     AnyMessage,
     Beat,
     Broken,
+    Data,
     Door,
     Drained,
     Ended,
@@ -27,11 +28,13 @@ from trx_agent.protocol.messages import (
     Gone,
     Hello,
     Killed,
+    Kind,
     Probe,
     Raised,
     Reached,
     Returned,
     Stop,
+    Stream,
     Up,
 )
 
@@ -390,8 +393,37 @@ def test_the_first_failure_decides() -> None:
 )
 def test_after_stop_only_what_was_raised_counts_as_a_failure(ending: Ending, counts: bool) -> None:
     play = stopping(1, 1)
+    play.now += 1  # later than what may have been under way when the run was stopped
     assert play.say(1, ended(0, ending)) == []
     assert [end.worker.rank for end in play.job.failures()] == [0, *([1] if counts else [])]
+
+
+def test_a_death_that_was_overtaken_by_the_lost_connection_it_caused_is_blamed() -> None:
+    play = running(1, 1)
+    play.say(0, ended(0, Raised("RuntimeError: Connection reset by peer")))
+    play.now += 0.1
+    (announced,) = play.say(1, ended(0, Killed(9, False)))
+    assert isinstance(announced, Announce)
+    assert "rank 1" in announced.text
+    assert [end.worker.rank for end in play.job.failures()] == [1, 0]
+    assert play.job.blame is play.job.failures()[0]
+
+
+def test_a_death_after_another_death_changes_nothing() -> None:
+    play = running(1, 1)
+    play.say(0, ended(0, Killed(11, False)))
+    assert play.say(1, ended(0, Killed(9, False))) == []
+    assert [end.worker.rank for end in play.job.failures()] == [0, 1]
+
+
+def test_hosts_that_still_hand_something_over_are_not_given_up() -> None:
+    play = draining(1, 1)
+    play.wait(GRACE)
+    for _ in range(5):
+        assert play.wait(SETTLE - 1) == []
+        play.say(1, Data(Stream(RUN, 0, Kind.OUTCOME), 0))
+        play.say(0, Data(Stream(RUN, 0, Kind.OUTCOME), 0))
+    assert play.state() is State.DRAINING
     assert len(play.job.worker_ends) == 2
 
 

@@ -2,8 +2,8 @@
 
 ZeroMQ reconnects by itself, but what was under way when a connection broke is lost, silently. So each side numbers its
 messages and keeps them until the other side has said, in the header of whatever it sends next, that it received them.
-What stays unacknowledged for `patience` seconds is sent again; what arrives twice, or after a gap, is dropped. (This is
-the "go-back-N" of textbooks.) Memory is bounded because senders of `Data` wait for credit.
+What is unacknowledged when there is a new connection is sent again; what arrives twice, or after a gap, is dropped.
+(This is the "go-back-N" of textbooks.) Memory is bounded because senders of `Data` wait for credit.
 
 A `Beat` has number 0: it is neither kept nor repeated, but carries an acknowledgement.
 """
@@ -44,12 +44,13 @@ class Link:
     Args:
         transmit: Hands a packet to the socket, which may or may not deliver it.
         now: Seconds, on any monotonic clock.
-        patience: Seconds without progress after which unacknowledged messages are sent again.
+        patience: Seconds without progress after which unacknowledged messages are sent again even so, should a new
+            connection have gone unnoticed; each time it takes twice as long, since the way may just be slow.
     """
 
-    def __init__(self, transmit: Callable[[Packet], None], now: float, patience: float = 3.0) -> None:
+    def __init__(self, transmit: Callable[[Packet], None], now: float, patience: float = 20.0) -> None:
         self._transmit = transmit
-        self._patience = patience
+        self._patience = self._shortest_patience = patience
         self._sent = 0
         self._received = 0
         self._acknowledged = 0  # what the other side has been told that we received
@@ -81,6 +82,7 @@ class Link:
         while self._kept and self._kept[0].number <= envelope.received:
             self._kept.popleft()
             self._progress = now
+            self._patience = self._shortest_patience
         if envelope.number == self._received + 1:
             self._received += 1
             if self._received - self._acknowledged >= _MOST_UNACKNOWLEDGED:
@@ -91,11 +93,16 @@ class Link:
     def tick(self, now: float, beat: float) -> None:
         """To be called often: repeats what is overdue, and beats where nothing was sent for `beat` seconds."""
         if self._kept and now - self._progress >= self._patience:
-            self._progress = now
-            for kept in self._kept:
-                self._put(kept.number, kept.message, kept.body, now)
+            self._patience *= 2
+            self.repeat(now)
         if now - self.last_sent >= beat:
             self.send(Beat(), now)
+
+    def repeat(self, now: float) -> None:
+        """Sends again what may have been lost with the last connection."""
+        self._progress = now
+        for kept in self._kept:
+            self._put(kept.number, kept.message, kept.body, now)
 
     @property
     def settled(self) -> bool:
