@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import time
 import uuid
 from collections import Counter, defaultdict
@@ -20,6 +21,12 @@ MARK = "TRX_TEST_MARK"
 
 ENDING = 5.0
 """Seconds that processes may take to go once the test is over."""
+
+
+def pytest_configure() -> None:
+    """Has Ctrl-C mean something in what tests start, even where this is a background job of a shell, which ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
