@@ -24,9 +24,15 @@ ENDING = 5.0
 
 
 def pytest_configure() -> None:
-    """Has Ctrl-C mean something in what tests start, even where this is a background job of a shell, which ignores it."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Has signals mean something in what tests start, even under nohup, or as a background job, which ignore some."""
+    meanings = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGHUP: signal.SIG_DFL,
+        signal.SIGQUIT: signal.SIG_DFL,
+    }
+    for number, meaning in meanings.items():
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, meaning)
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
