@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -25,11 +26,8 @@ ENDING = 5.0
 
 def pytest_configure() -> None:
     """Has signals mean something in what tests start, even under nohup, or as a background job, which ignore some."""
-    meanings = {
-        signal.SIGINT: signal.default_int_handler,
-        signal.SIGHUP: signal.SIG_DFL,
-        signal.SIGQUIT: signal.SIG_DFL,
-    }
+    meanings: dict[int, Any] = {signal.SIGINT: signal.default_int_handler}
+    meanings |= dict.fromkeys((signal.SIGHUP, signal.SIGQUIT), signal.SIG_DFL)
     for number, meaning in meanings.items():
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, meaning)

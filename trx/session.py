@@ -76,7 +76,10 @@ class Session:
         launcher = self._launcher
         env_file = checks.check_file("env_file", launcher.env_file)
         variables = select(os.environ, launcher.default_env_vars, launcher.extra_env_vars)
-        text = env_file.read_text(errors="surrogateescape") if env_file else ""
+        try:
+            text = env_file.read_text(encoding="utf-8") if env_file else ""
+        except UnicodeDecodeError as error:
+            raise ValueError(f"env_file: {env_file} is not UTF-8: {error}") from None
         return Preparation({**self._terminal, **variables}, text, tuple(launcher.preload))
 
     def close(self) -> None:
