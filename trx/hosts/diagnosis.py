@@ -101,7 +101,8 @@ def _proxy_ended(hop: Hop, error: ProxyEnded) -> Finding:
 
 def _changed(_: Hop, error: ChangedKey) -> Finding:
     reason = (
-        f"its {error.key_type} key {error.fingerprint} is not the {error.known.entry.key_type} key in {error.known}: "
+        f"its key has changed: {error.key_type} {error.fingerprint} is not the {error.known.entry.key_type} key "
+        f"in {error.known}: "
         "the host was installed anew, or somebody else answers in its place (an attack)"
     )
     remedy = shlex.join(["ssh-keygen", "-R", error.name, "-f", str(error.known.file)])
