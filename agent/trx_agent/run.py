@@ -237,6 +237,7 @@ class Run:
     def _runner_died(self, now: float) -> None:
         self._close_runner()
         if self.gone:
+            self._finish_if_drained()
             return
         if not self._pids and self._forkserver.ready_since is None:
             return  # there never was one: the forkserver's imports have failed, and of its end will be heard
@@ -307,7 +308,9 @@ class Run:
             self._send(*news)
 
     def _finish_if_drained(self) -> None:
-        if self.runner is not None or not all(outflow.drained for outflow in self._outflows.values()):
+        if self.finished or self.runner is not None:
+            return
+        if not all(outflow.drained for outflow in self._outflows.values()):
             return
         self.finished = True
         for outflow in self._outflows.values():
