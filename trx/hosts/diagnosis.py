@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import shlex
-import signal
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from trx.hosts.route import Hop
 from trx.hosts.sockets import Unreached, Unresolved
 from trx.hosts.ssh_config import BadConfiguration
 from trx.hosts.teardown import Closed
+from trx.job import signal_name
 
 _CHECKING = "checking its key"
 _LAST_LINES = 10
@@ -206,14 +206,7 @@ def exit_failure(hostname: str, python: str, status: int | None, output: str) ->
     elif status is None:
         reason = "the connection was lost"
     elif status < 0:
-        reason = f"{python} was killed by {_signal_name(-status)}"
+        reason = f"{python} was killed by {signal_name(-status)}"
     else:
         reason = f"{python} ended with status {status}"
     return HostFailure(hostname, "starting Python", reason, words)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
