@@ -18,7 +18,6 @@ STARTING ──all agents greeted, a rendezvous found──▶ RUNNING ──all
 from __future__ import annotations
 
 import enum
-import signal
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from typing import ClassVar
 from trx.errors import HostFailure
 from trx.events import Action, Announce, Arrived, Event, Finish, Interrupted, Launch, Lost, Said, Send, Tick
 from trx.plan import Host, Worker, assign, choose_backend
+from trx.worker_end import WorkerEnd, describe, is_sudden, may_be_our_doing
 from trx_agent.protocol.messages import (
     Broken,
     Data,
@@ -35,22 +35,17 @@ from trx_agent.protocol.messages import (
     Drained,
     Ended,
     Ending,
-    Exited,
     Gone,
     Hello,
-    Killed,
     Probe,
     Raised,
     Reached,
-    Returned,
     Stop,
     Up,
 )
 
 _SIMULTANEOUS = 0.25
 """Seconds within which news of different hosts may overtake each other."""
-
-_SUDDEN = frozenset({signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
 
 _STORE_HOST = 0
 """The host of rank 0, where the workers' store lives on after its own workers have ended, until it is told."""
@@ -73,26 +68,6 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.DONE: frozenset(),
     State.FAILED: frozenset(),
 }
-
-# ---- what is known about the workers --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class WorkerEnd:
-    """How a worker ended.
-
-    Attributes:
-        ended: What its agent said.
-        stopped: Whether it was a signal of ours, after another failure, that ended it.
-    """
-
-    worker: Worker
-    ended: Ended
-    stopped: bool
-
-    @property
-    def failed(self) -> bool:
-        return not self.stopped and not isinstance(self.ended.ending, Returned)
 
 
 @dataclass(frozen=True)
@@ -243,7 +218,7 @@ class Job:
         if worker is None:
             return  # it was said before
         sudden = self._is_sudden_death(ended.ending, now)
-        stopped = self.state is State.STOPPING and not sudden and _may_be_our_doing(ended.ending)
+        stopped = self.state is State.STOPPING and not sudden and may_be_our_doing(ended.ending)
         end = WorkerEnd(worker, ended, stopped)
         self.worker_ends.append(end)
         if ended.size:
@@ -264,7 +239,7 @@ class Job:
         just_stopped = self.state is State.STOPPING and now - self._stopped_at < min(
             _SIMULTANEOUS, self._settings.grace
         )
-        return just_stopped and isinstance(ending, Killed) and ending.signal in _SUDDEN
+        return just_stopped and is_sudden(ending)
 
     def _drained(self, agent: int, now: float) -> None:
         if agent not in self._undrained:
@@ -457,37 +432,3 @@ class Job:
         self.history.append(state)
         if self.over:
             self._actions.append(Finish())
-
-
-def _may_be_our_doing(ending: Ending) -> bool:
-    """Whether this is how a worker ends that was told to."""
-    match ending:
-        case Killed(number):
-            return number in (signal.SIGTERM, signal.SIGKILL)
-        case Raised():
-            return False
-        case _:
-            return True
-
-
-def describe(end: WorkerEnd) -> str:
-    """Says in one line who failed, where, and how."""
-    worker, ended = end.worker, end.ended
-    who = f"rank {worker.rank} (local rank {worker.local_rank} on {worker.host.label}, pid {ended.pid})"
-    match ended.ending:
-        case Raised(summary):
-            how = f"raised {' '.join(summary.splitlines())}"  # one line, whatever the worker calls its exceptions
-        case Killed(number, oom):
-            how = f"was killed by {signal_name(number)}" + (", since the host is out of memory" if oom else "")
-        case Exited(code):
-            how = f"ended without a result, with exit status {code}"
-        case _:
-            how = "returned"
-    return f"{who} {how}"
-
-
-def signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

@@ -9,12 +9,13 @@ from traceback import format_exception
 from typing import Any
 
 from trx.errors import AgentFailedError, HostFailure, WorkerFailedError, WorkerFailure, worker_failed
-from trx.job import State, WorkerEnd, describe
+from trx.job import State
 from trx.output import Source
 from trx.output.escapes import plain
 from trx.plan import Worker
 from trx.present_run import RunReport
 from trx.results import LaunchResult
+from trx.worker_end import WorkerEnd, describe
 from trx_agent.protocol import outcome, payload
 from trx_agent.protocol.messages import Exited, Killed, Returned
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from trx.errors import HostFailure
 from trx.events import Action, Announce, Arrived, Event, Finish, Interrupted, Launch, Lost, Said, Send, Tick
-from trx.job import TRANSITIONS, IllegalTransition, Job, Settings, State, WorkerEnd, describe, signal_name
+from trx.job import TRANSITIONS, IllegalTransition, Job, Settings, State
 from trx.plan import Assignment, Host, Worker, assign
+from trx.worker_end import WorkerEnd, describe, signal_name
 from trx_agent.protocol.messages import (
     AnyMessage,
     Beat,

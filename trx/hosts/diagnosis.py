@@ -14,7 +14,7 @@ from trx.hosts.route import Hop
 from trx.hosts.sockets import Unreached, Unresolved
 from trx.hosts.ssh_config import BadConfiguration
 from trx.hosts.teardown import Closed
-from trx.job import signal_name
+from trx.worker_end import signal_name
 
 _CHECKING = "checking its key"
 _LAST_LINES = 10

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from trx.errors import HostFailure
 from trx.hosts.channel import Channel, HostUnusable
-from trx.job import signal_name
+from trx.worker_end import signal_name
 from trx_agent.protocol.bootstrap import MARKER, NOISE, Detour, Ready, Refused, detour_line, read_status
 
 KEPT = 8192
