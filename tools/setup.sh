@@ -4,7 +4,7 @@
 # It never fails: on a machine where it may not install anything it says what will be left out, and the tests go on.
 # TRX_APT=no forbids it to install anything.
 
-packages="openssh-server nftables iptables iproute2 iputils-ping netcat-openbsd
+packages="openssh-server nftables iptables iproute2 iputils-ping netcat-openbsd fish tcsh
           munge slurm-wlm slurmctld slurmd slurm-client"
 
 left_out() {

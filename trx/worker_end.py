@@ -30,7 +30,7 @@ class WorkerEnd:
 
 
 def is_sudden(ending: Ending) -> bool:
-    """Whether it died of a signal that leaves no time for a word, and that no run is stopped by before its grace is over."""
+    """Whether it died of a signal that leaves no time for a word; runs are stopped by none of them at first."""
     return isinstance(ending, Killed) and ending.signal in _SUDDEN
 
 

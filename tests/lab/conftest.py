@@ -36,6 +36,12 @@ def make_lab(lab_pool: LabPool) -> Iterator[Callable[..., Lab]]:
 
 
 @pytest.fixture
+def two(make_lab: Callable[..., Lab]) -> Lab:
+    """Two hosts with a shared file system."""
+    return make_lab(2)
+
+
+@pytest.fixture
 def lab(make_lab: Callable[..., Lab]) -> Lab:
     """Four hosts with a shared file system."""
     return make_lab(4)

@@ -38,6 +38,15 @@ GRACE = 1.0
 LEASE = 8.0
 """The default, for promises that depend on it."""
 
+SHORT_LEASE = 4.0
+"""For what happens after a lease has run out; the promise itself is tested with the default."""
+
+NO_LEASE = 100.0
+"""So long that it cannot be what saves a test."""
+
+LEAVING = 2.0
+"""Seconds above the grace after which the guardian kills an agent that the launcher has left."""
+
 PROMISED_LOSS = 10.0
 """Seconds in which a host that has gone silent is lost, with the default lease."""
 
@@ -328,3 +337,9 @@ def assert_clean(launch: Launch, status: int = 0) -> None:
     assert launch.ends() == status, launch.story()
     left = launch.lab.leftovers()
     assert left == [], f"{left}\n{launch.story()}"
+
+
+def assert_fine_afterwards(launch: Launch, values: list[str] | None = None) -> None:
+    """One more run on the same `Launcher` works, with new agents where it takes them."""
+    assert launch.first("returned", function="fine")["values"] == (values or launch.lab.names)
+    assert_clean(launch)

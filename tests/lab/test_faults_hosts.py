@@ -10,18 +10,23 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from .faults import (
     GRACE,
     LEASE,
+    LEAVING,
+    NO_LEASE,
     PROMISED_LOSS,
+    SHORT_LEASE,
     SLACK,
     Launch,
     Note,
     are_gone,
     assert_clean,
+    assert_fine_afterwards,
     assert_lost,
     tree,
     worker_failure,
@@ -31,15 +36,6 @@ from .harness import Host, Lab, LabError, wait_until
 MakeLab = Callable[..., Lab]
 
 pytestmark = pytest.mark.timeout(120)
-
-SHORT_LEASE = 4.0
-"""For what happens after a lease has run out; the promise itself is tested with the default."""
-
-NO_LEASE = 100.0
-"""So long that it cannot be what saves a test."""
-
-LEAVING = 2.0
-"""Seconds above the grace after which the guardian kills an agent that the launcher has left."""
 
 WAITING = """
 def wait():
@@ -56,23 +52,10 @@ def fine():
 """
 
 
-@pytest.fixture
-def two(make_lab: MakeLab) -> Lab:
-    return make_lab(2)
-
-
 def worker_on(launch: Launch, host: str) -> Note:
     """The first note of the worker there, once all workers are at work."""
     launch.wait("works", len(launch.lab))
     return launch.first("works", host=host)
-
-
-def assert_fine_afterwards(launch: Launch) -> None:
-    """One more run on the same `Launcher` works, with new agents where it takes them."""
-    returned = launch.first("returned", function="fine")
-    assert returned["values"] == launch.lab.names
-    print(f"the next run took {returned.at - launch.first('begins', function='fine').at:.1f} s")
-    assert_clean(launch)
 
 
 # ---- one process above the workers dies or stops --------------------------------------------------------------------
@@ -168,6 +151,36 @@ def test_host_that_is_cut_off_is_lost_and_ends_its_own_workers(two: Lab, fault: 
         two.heal()
         launch.go("more")
         assert_fine_afterwards(launch)
+
+
+# Its agent cannot say a word before this script ends.
+SLOW_BEGINNING = """
+if [ "$(hostname)" = node2 ]; then
+  touch {begun}
+  sleep 100
+fi
+"""
+
+
+@pytest.mark.parametrize("way", ["ProxyJump node1", "ProxyCommand ssh -F {config} -W %h:%p node1"])
+def test_host_behind_another_that_is_lost_before_its_agent_says_a_word(two: Lab, way: str) -> None:
+    """No lease runs yet, and the connection that the launcher's kernel watches leads to the other host."""
+    begun = two.directory / "begun"
+    begun.unlink(missing_ok=True)
+    env_file = two.directory / "slow.sh"
+    env_file.write_text(SLOW_BEGINNING.format(begun=begun))
+    config = two.write_ssh_config(f"Host node2\n  {way.format(config=two.ssh_config)}\n")
+    settings: dict[str, Any] = {"ssh_config_file": str(config), "env_file": str(env_file), "start_timeout": NO_LEASE}
+    with Launch(two, WAITING, ["wait"], lease=SHORT_LEASE, **settings) as launch:
+        wait_until(begun.exists, 30, "node2 has begun")
+        lost = time.monotonic()
+        two["node2"].power_off()
+        raised = launch.first("raised")
+        assert_lost(raised, "node2")
+        assert "the connection was lost" in raised["text"]
+        assert raised.at - lost < 1.5 * SHORT_LEASE + 2.0 + SLACK
+        two.heal()
+        assert_clean(launch)
 
 
 def test_several_hosts_that_lose_power_together_are_lost_together(make_lab: MakeLab) -> None:

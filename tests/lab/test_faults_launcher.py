@@ -5,25 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
 
-from .faults import GRACE, SLACK, Launch, are_gone, assert_clean
+from .faults import GRACE, LEAVING, NO_LEASE, SHORT_LEASE, SLACK, Launch, are_gone, assert_clean
 from .harness import Lab
 
-MakeLab = Callable[..., Lab]
-
 pytestmark = pytest.mark.timeout(120)
-
-LEAVING = 2.0
-"""Seconds above the grace after which the guardian kills an agent that the launcher has left."""
-
-SHORT_LEASE = 4.0
-
-NO_LEASE = 100.0
-"""So long that it cannot be what saves a test."""
 
 CTRL_C = b"\x03"
 
@@ -52,11 +42,6 @@ def save_at_the_end():
 def fine():
     return socket.gethostname()
 """
-
-
-@pytest.fixture
-def two(make_lab: MakeLab) -> Lab:
-    return make_lab(2)
 
 
 class Terminal:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from .faults import SLACK, Launch, assert_clean, tree, worker_failure
 from .harness import Host, Lab, wait_until
-
-MakeLab = Callable[..., Lab]
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -67,11 +64,6 @@ def print_anything():
     note("wrote", size=size, digest=digest.hexdigest())
     await_go()
 """
-
-
-@pytest.fixture
-def two(make_lab: MakeLab) -> Lab:
-    return make_lab(2)
 
 
 def peak(pid: int) -> int:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
 
 import pytest
 
-from .faults import GRACE, SLACK, Launch, assert_clean, worker_failure
+from .faults import GRACE, SLACK, Launch, assert_fine_afterwards, worker_failure
 from .harness import Lab, LabError
-
-MakeLab = Callable[..., Lab]
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -21,17 +18,6 @@ def fine():
 def rank():
     return int(os.environ["RANK"])
 """
-
-
-@pytest.fixture
-def two(make_lab: MakeLab) -> Lab:
-    return make_lab(2)
-
-
-def assert_fine_afterwards(launch: Launch, hosts: list[str]) -> None:
-    """One more run, on the same `Launcher`, works."""
-    assert launch.first("returned", function="fine")["values"] == hosts
-    assert_clean(launch)
 
 
 # ---- death by a signal ----------------------------------------------------------------------------------------------
@@ -77,7 +63,7 @@ def test_worker_killed_by_a_signal_is_named_with_its_rank_host_and_signal(two: L
             assert not raised["held"]
             assert raised.at - dies.at < 1.0 + SLACK
         assert "last words" in launch.first("raised", function="killed")["whole"]
-        assert_fine_afterwards(launch, two.names)
+        assert_fine_afterwards(launch)
 
 
 HOARDING = (
@@ -111,7 +97,7 @@ def test_worker_killed_for_want_of_memory_is_told_as_that(two: Lab) -> None:
         assert (failure["rank"], failure["hostname"], failure["signal"]) == (1, "node2", signal.SIGKILL)
         assert "out of memory" in failure["summary"]
         assert not raised["held"]
-        assert_fine_afterwards(launch, two.names)
+        assert_fine_afterwards(launch)
 
 
 # ---- an exception ---------------------------------------------------------------------------------------------------
@@ -177,13 +163,13 @@ def test_exception_while_others_take_part_in_a_collective_is_the_one_that_is_rai
         for number in (1, 2):
             launch.wait("raised", number, function="while_others_reduce")
             assert_told_as_the_cause(launch, "while_others_reduce", 1.0)
-        assert_fine_afterwards(launch, two.names)
+        assert_fine_afterwards(launch)
 
 
 def test_exception_while_others_are_in_c_is_raised_when_they_are_gone(two: Lab) -> None:
     with Launch(two, RAISING, ["while_others_sleep_in_c", "fine"], grace_period=20) as launch:
         assert_told_as_the_cause(launch, "while_others_sleep_in_c", 1.0)
-        assert_fine_afterwards(launch, two.names)
+        assert_fine_afterwards(launch)
 
 
 def test_exception_while_others_ignore_sigterm_is_said_at_once_and_raised_after_the_grace(two: Lab) -> None:
@@ -192,7 +178,7 @@ def test_exception_while_others_ignore_sigterm_is_said_at_once_and_raised_after_
         launch.go()
         said, raised = assert_told_as_the_cause(launch, "while_others_ignore_sigterm", 3.0 + 2.0)
         assert raised - said > 2.0
-        assert_fine_afterwards(launch, two.names)
+        assert_fine_afterwards(launch)
 
 
 def test_exception_before_another_host_has_imported_torch_ends_that_import(two: Lab) -> None:
@@ -205,7 +191,7 @@ def test_exception_before_another_host_has_imported_torch_ends_that_import(two: 
         assert_told_as_the_cause(launch, "while_others_sleep_in_c", 1.0)
         assert [note.rank for note in launch.notes("works", function="while_others_sleep_in_c")] == [1]
         two.heal()
-        assert_fine_afterwards(launch, two.names)
+        assert_fine_afterwards(launch)
 
 
 FAILING_TOGETHER = (
@@ -327,4 +313,4 @@ def test_grandchildren_on_remote_hosts_are_gone_when_the_run_is_over(two: Lab, f
         assert not over["held"]
         assert over.at - begun < GRACE + 2.0 + SLACK
         launch.go("look")
-        assert_fine_afterwards(launch, two.names)
+        assert_fine_afterwards(launch)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from .harness import HostOptions, Lab
+from .harness.shell import find_tool
 
 MakeLab = Callable[..., Lab]
 
@@ -172,6 +173,18 @@ def test_login_shell_that_prints(make_lab: MakeLab) -> None:
     lab = make_lab(1, options={"node1": HostOptions(bashrc="echo welcome; echo to this host >&2")})
     values = answers(run(lab, ALL_REDUCE, hostnames=["node1"], workers_per_host=1))
     assert_complete(values, ["node1"], 1)
+
+
+@pytest.mark.parametrize("shell", ["fish", "csh", "tcsh", "dash"])
+def test_login_shells_of_all_kinds(make_lab: MakeLab, shell: str) -> None:
+    path = find_tool(shell)
+    if path is None:
+        pytest.skip(f"{shell} is not installed")
+    lab = make_lab(1, options={"node1": HostOptions(login_shell=path)})
+    assert path in lab["node1"].run(["getent", "passwd", "root"]).stdout
+    values = answers(run(lab, ALL_REDUCE, hostnames=["node1"], workers_per_host=1))
+    assert_complete(values, ["node1"], 1)
+    assert lab.leftovers() == []
 
 
 # -- hosts that cannot be used ----------------------------------------------------------------------------------------

@@ -217,6 +217,27 @@ tell(found == names)
     assert run(source) is True
 
 
+CROWDED = """
+from concurrent.futures import ThreadPoolExecutor
+def come(_):
+    try:
+        return output("node2", "print('in')")
+    except HostUnusable as unusable:
+        return str(unusable.failure)
+with ThreadPoolExecutor(30) as pool:
+    tell(sorted(set(pool.map(come, range(30)))), clean=False)
+"""
+
+
+def test_thirty_hosts_behind_a_jump_host_that_greets_few_at_a_time(make_lab: MakeLab) -> None:
+    """As sshd's default does (`MaxStartups 10:30:100`), here without its leniency."""
+    crowded = HostOptions(sshd_lines=(NO_BASHRC, "MaxStartups 4:100:4"))
+    run = Runs(three_hosts(make_lab, node1=crowded))
+    assert run(CROWDED, extra="Host node2\n  ProxyJump node1\n") == ["in\n"]
+    turned_away = (run.lab["node1"].directory / "sshd.log").read_text().count("MaxStartups")
+    assert turned_away > 0
+
+
 def config_with(lab: Lab, key: str | Path) -> str:
     """A configuration that names one key."""
     return f"Host *\n  IdentityFile {key}\n  UserKnownHostsFile {lab.known_hosts}\n"

@@ -18,6 +18,7 @@ from trx.worker_end import signal_name
 
 _CHECKING = "checking its key"
 _LAST_LINES = 10
+_NO_BANNER = "Error reading SSH protocol banner"
 
 
 class Finding(NamedTuple):
@@ -158,14 +159,20 @@ def _unanswered(hop: Hop, error: BaseException) -> Finding | None:
     text = str(error)
     if text.startswith(("Indecipherable protocol version", "Invalid SSH banner")):
         return Finding("connecting", f"what answers at port {hop.port} is no SSH server", "is this the right port?")
-    no_banner = text.startswith("Error reading SSH protocol banner")
-    if no_banner and isinstance(error.__context__, TimeoutError):
-        reason = f"port {hop.port} is open, but no SSH server answers there"
-        return Finding("connecting", reason, "is this the right port, and is the host not overloaded?")
-    if no_banner or isinstance(error, (EOFError, ConnectionError)):
+    if turned_away(error):
         advice = "it may have too many connections at a time (MaxStartups in its sshd_config), or refuse this address"
         return Finding("connecting", "it closed the connection at once", advice)
+    if text.startswith(_NO_BANNER):
+        reason = f"port {hop.port} is open, but no SSH server answers there"
+        return Finding("connecting", reason, "is this the right port, and is the host not overloaded?")
     return None
+
+
+def turned_away(error: BaseException) -> bool:
+    """Whether a server closed the connection before it had introduced itself."""
+    if str(error).startswith(_NO_BANNER):
+        return not isinstance(error.__context__, TimeoutError)
+    return isinstance(error, (EOFError, ConnectionError))
 
 
 def _broken(hop: Hop, error: BaseException, stage: str, timeout: float | None) -> Finding:

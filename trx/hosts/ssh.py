@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 
 from trx.errors import HostFailure
 from trx.hosts import route, shell, sockets, transport
 from trx.hosts.channel import HostUnusable
-from trx.hosts.diagnosis import Finding, NotCarriedOn, ProxyEnded, diagnose, diagnose_forwarding
+from trx.hosts.diagnosis import Finding, NotCarriedOn, ProxyEnded, diagnose, diagnose_forwarding, turned_away
 from trx.hosts.host_keys import KnownHosts
 from trx.hosts.identities import Keys
 from trx.hosts.relay import Relays
@@ -22,6 +24,8 @@ from trx.hosts.transport import Transport, Tunnel
 
 _ADMINISTRATIVELY_PROHIBITED = 1
 _AFTER_LEASE = 1.0  # seconds: once the agent speaks it is the lease that tells of a lost host, and tells it better
+_BETWEEN_ATTEMPTS = (0.1, 1.0)  # seconds
+_ATTEMPT = 1.0  # seconds that a further one must still have
 _BANNER_SHARE = 0.9  # of the time that is left: so that a host's silence is noticed for what it is
 
 
@@ -59,6 +63,7 @@ class SSHChannel:
         self._stage = "reading the ssh configuration"
         self._launcher_address = ""
         self._transport: Transport | None = None
+        self._tunnel: Tunnel | None = None
         self._stream: Stream | None = None
 
     def open(self) -> None:
@@ -67,8 +72,8 @@ class SSHChannel:
         try:
             hops = route.plan(self._hostname, self._config_file)
             self._target = hops[-1]
-            for hop in hops:
-                self._transport = self._connect(hop, self._transport, deadline)
+            for before, hop in zip([None, *hops], hops, strict=False):
+                self._transport = self._get_in(hop, before, deadline)
             self._stage = "starting Python"
             self._stream = self._start(deadline)
         except Exception as error:
@@ -84,16 +89,32 @@ class SSHChannel:
             reason = f"the jump host {self._hop.named} cannot be used: {reason}"
         return HostFailure(self._hostname, finding.stage, reason, finding.advice)
 
-    def _connect(self, hop: Hop, previous: Transport | None, deadline: float) -> Transport:
-        """Connects to a hop through the previous one, checks its key, and logs in."""
-        before, self._hop = self._hop, hop
-        self._stage = "connecting"
+    def _get_in(self, hop: Hop, before: Hop | None, deadline: float) -> Transport:
+        """Connects to a hop; where too many others are just doing the same, again a moment later.
+
+        An sshd turns away some of those whom it has not let in yet when there are more than ten (`MaxStartups`), as
+        there are at the jump host that leads to many hosts.
+        """
+        self._hop = hop
+        while True:
+            self._stage = "connecting"
+            try:
+                return self._connect(hop, before, deadline)
+            except Exception as error:
+                pause = random.uniform(*_BETWEEN_ATTEMPTS)  # noqa: S311 - only lest those turned away come together
+                if not turned_away(error) or time.monotonic() + pause + _ATTEMPT > deadline:
+                    raise
+            self._teardown.pause(pause)
+
+    def _connect(self, hop: Hop, before: Hop | None, deadline: float) -> Transport:
+        """Connects to a hop, through the one before, checks its key, and logs in."""
         proxy = None
-        if previous is not None and before is not None:
-            sock: object = self._carry_on(hop, before, previous, deadline)
+        self._tunnel = None
+        if self._transport is not None and before is not None:
+            sock: object = self._carry_on(hop, before, self._transport, deadline)
         elif hop.proxy_command:
             proxy = ProxyCommand(hop.proxy_command, self._teardown)
-            sock = proxy.socket
+            sock = self._tunnel = Tunnel(proxy.socket)
             self._launcher_address = sockets.likely_address(hop, self._teardown)
         else:
             sock = tcp = sockets.dial(hop, deadline, self._teardown, self._lease + _AFTER_LEASE)
@@ -112,10 +133,12 @@ class SSHChannel:
 
         target, nobody = (hop.hostname, hop.port), ("", 0)
         try:
-            return Tunnel(previous.open_channel("direct-tcpip", target, nobody, timeout=_left(deadline)))
+            channel = previous.open_channel("direct-tcpip", target, nobody, timeout=_left(deadline))
         except paramiko.ChannelException as error:
             prohibited = error.code == _ADMINISTRATIVELY_PROHIBITED
             raise NotCarriedOn(str(before.named), previous.open_failure or error.text, prohibited) from error
+        self._tunnel = Tunnel(channel)
+        return self._tunnel
 
     def _log_in(self, hop: Hop, sock: object, deadline: float) -> Transport:
         known_hosts = KnownHosts(hop)
@@ -170,11 +193,24 @@ class SSHChannel:
         self._opened().write(data)
 
     def read(self) -> bytes:
-        """See `Channel.read`."""
-        try:
-            return self._opened().read()
-        except OSError:
-            return b""
+        """See `Channel.read`. Where no kernel watches the connection for us, the host is asked whether it is there."""
+        stream = self._opened()
+        while True:
+            try:
+                return stream.read(self._lease / 2 if self._tunnel else None)
+            except TimeoutError:
+                if not self._answers():
+                    self.close()
+            except OSError:
+                return b""
+
+    def _answers(self) -> bool:
+        """Whether anything comes from the host within a lease."""
+        asked = time.monotonic()
+        question = partial(self._connected().global_request, "keepalive@openssh.com", wait=True)
+        with suppress(TimeoutError, Closed):
+            self._teardown.wait_for(question, self._lease)
+        return self._tunnel is not None and self._tunnel.heard > asked
 
     def wait(self, timeout: float) -> int | None:
         """See `Channel.wait`; also None, and at once, where the connection was lost and the status with it."""

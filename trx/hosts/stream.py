@@ -30,14 +30,19 @@ class Stream:
             self._channel.set_combine_stderr(True)
             self._channel.exec_command(command)
 
-    def read(self) -> bytes:
+    def read(self, timeout: float | None = None) -> bytes:
         """Some bytes, as soon as there are any; b"" once the other side has ended its output, or the channel is closed.
 
         Raises:
+            TimeoutError: Where there is nothing to read for so many seconds.
             OSError: Where the connection breaks just now.
         """
-        with _os_errors():
-            data: bytes = self._channel.recv(_CHUNK)
+        self._channel.settimeout(timeout)
+        try:
+            with _os_errors():
+                data: bytes = self._channel.recv(_CHUNK)
+        finally:
+            self._channel.settimeout(None)  # which would count for writing too
         return data
 
     def write(self, data: bytes) -> None:

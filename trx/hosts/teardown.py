@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -30,7 +31,20 @@ class Teardown:
         self._lock = threading.Lock()
         self._closing = threading.Lock()
         self._undo: list[Callable[[], None]] = []
-        self.closed = False
+        self._over = threading.Event()
+
+    @property
+    def closed(self) -> bool:
+        return self._over.is_set()
+
+    def pause(self, seconds: float) -> None:
+        """Waits.
+
+        Raises:
+            Closed: If it has been closed before or meanwhile.
+        """
+        if self._over.wait(seconds):
+            raise Closed
 
     def add(self, undo: Callable[[], None]) -> None:
         """Has `undo` called by `close`; at once if it has been closed already.
@@ -49,7 +63,7 @@ class Teardown:
         """Undoes everything. When it returns, everything is undone, even where another thread is doing it."""
         with self._closing:
             with self._lock:
-                self.closed = True
+                self._over.set()
                 pending, self._undo = self._undo, []
             with ExitStack() as steps:  # goes on after an error; takes the last one first
                 for undo in reversed(pending):
@@ -73,12 +87,16 @@ class Teardown:
                 with suppress(InvalidStateError):
                     future.set_result(result)
 
-        self.add(lambda: _fail(future, Closed()))
+        give_up = partial(_fail, future, Closed())
+        self.add(give_up)
         threading.Thread(target=settle, name="trx-wait", daemon=True).start()
         try:
             return future.result(max(timeout, 0.0))
         except FutureTimeout:
             raise TimeoutError(f"no answer within {timeout:g} s") from None
+        finally:
+            with self._lock, suppress(ValueError):
+                self._undo.remove(give_up)
 
 
 def _fail(future: Future[T], error: BaseException) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -21,36 +22,41 @@ _LOGGER = "trx.paramiko"
 
 
 class Tunnel:
-    """A channel to the next hop, in the place of a socket.
+    """A channel to the next hop, or a program's socket, in the place of a connection that the kernel watches.
 
     paramiko closes its socket in its own thread, where an error would end in a traceback on the terminal; and closing a
     channel of a connection that has just been lost is such an error.
+
+    Attributes:
+        heard: When something last came out of it, by the monotonic clock.
     """
 
-    def __init__(self, channel: Any) -> None:
-        self._channel = channel
+    def __init__(self, carrier: Any) -> None:
+        self._carrier = carrier
+        self.heard = time.monotonic()
 
     def settimeout(self, timeout: float | None) -> None:
-        self._channel.settimeout(timeout)
+        self._carrier.settimeout(timeout)
 
     def recv(self, size: int) -> bytes:
-        data: bytes = self._channel.recv(size)
+        data: bytes = self._carrier.recv(size)
+        self.heard = time.monotonic()
         return data
 
     def send(self, data: bytes) -> int:
-        sent: int = self._channel.send(data)
+        sent: int = self._carrier.send(data)
         return sent
 
     def close(self) -> None:
         import paramiko
 
         with suppress(OSError, EOFError, paramiko.SSHException):
-            self._channel.close()
+            self._carrier.close()
 
     @property
     def _closed(self) -> bool:
         """Read by paramiko, for which it belongs to a socket."""
-        return bool(self._channel.closed)
+        return bool(self._carrier._closed)
 
 
 class Transport(Protocol):
@@ -64,6 +70,7 @@ class Transport(Protocol):
         self, kind: str, dest_addr: tuple[str, int], src_addr: tuple[str, int], *, timeout: float
     ) -> Any: ...
     def request_port_forward(self, address: str, port: int, handler: Callable[..., None]) -> int: ...
+    def global_request(self, kind: str, *, wait: bool) -> Any: ...
 
 
 def make(sock: object, *, algorithms: list[str], handshake_timeout: float, **options: object) -> Any:

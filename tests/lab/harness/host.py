@@ -31,12 +31,14 @@ class HostOptions:
         sshd_lines: Further lines of sshd_config; they come first, and sshd takes the first value of a keyword.
         bashrc: What root's shell executes at each SSH command. The real machine's own .bashrc is never executed: a
             host that is killed in the middle of it could leave locks behind in the shared home.
+        login_shell: The path of root's; "" for that of the real machine.
     """
 
     own_name_is_loopback: bool = False
     host_key: Literal["known", "changed", "unknown"] = "known"
     sshd_lines: tuple[str, ...] = ()
     bashrc: str = ""
+    login_shell: str = ""
 
 
 class Host(Machine):

@@ -245,6 +245,7 @@ class Lab:
                     "hosts": self._hosts_file(machine),
                     "hostname": f"{machine.name}\n",
                     "bashrc": machine.options.bashrc if isinstance(machine, Host) else "",
+                    "passwd": _passwd(machine.options.login_shell if isinstance(machine, Host) else ""),
                     "resolv.conf": "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n",
                     "network": network_batch(machine, gateway, self._neighbours(), self._ipv6),
                 }
@@ -292,3 +293,9 @@ class Lab:
             steps.callback(self.launcher.stop)
             for host in self:
                 steps.callback(host.stop)
+
+
+def _passwd(shell: str) -> str:
+    """The real machine's users; root with a login shell of its own, where one is given."""
+    users = [line.split(":") for line in Path("/etc/passwd").read_text().splitlines()]
+    return "".join(":".join([*user[:6], shell if shell and user[0] == "root" else user[6]]) + "\n" for user in users)

@@ -67,6 +67,7 @@ make_root() {
   own_file hostname /etc/hostname
   own_file resolv.conf /etc/resolv.conf
   own_file bashrc /root/.bashrc
+  own_file passwd /etc/passwd
   mkdir -p /run/lock /run/user /run/lab /run/sshd
 }
 

@@ -23,7 +23,6 @@ UsePAM no
 UseDNS no
 PidFile none
 PrintMotd no
-MaxStartups 100:30:200
 Subsystem sftp internal-sftp
 """
 
@@ -52,7 +51,10 @@ def write_sshd_files(host: Host, client_key: str) -> None:
     """Writes what the host's sshd needs."""
     make_key(host.directory / "host_key", host.name)
     (host.directory / "authorized_keys").write_text(client_key)
-    extra = "".join(f"{line}\n" for line in host.options.sshd_lines)
+    lines = host.options.sshd_lines
+    if not any(line.startswith("MaxStartups") for line in lines):  # of this keyword, the last value counts
+        lines = (*lines, "MaxStartups 100:30:200")
+    extra = "".join(f"{line}\n" for line in lines)
     (host.directory / "sshd_config").write_text(extra + _SSHD.format(directory=host.directory))
 
 
