@@ -15,6 +15,7 @@ import tempfile
 from io import FileIO
 from pathlib import Path
 
+from trx_agent.linux import inherit_orphans
 from trx_agent.protocol import messages
 from trx_agent.protocol.bootstrap import (
     HEAD,
@@ -48,14 +49,16 @@ def main(stdin: FileIO) -> None:
         bootstrap = unframe(_read_frame(stdin))
         signal.alarm(0)  # which has run since before the launcher's first word
         _check(bootstrap)
-        from trx_agent.environment import EnvFileError, compose
-
+        inherit_orphans()
         try:
-            environment = compose(os.environ, bootstrap.preparation, bootstrap.cookie)
-        except EnvFileError as error:
-            raise _Refusal("applying env_file", str(error)) from None
-        endpoint = _find_launcher(bootstrap, stdin)
-        directory = _private_directory()
+            environment = _compose(bootstrap)
+            endpoint = _find_launcher(bootstrap, stdin)
+            directory = _private_directory()
+        except _Refusal:
+            from trx_agent.tree import end_everything
+
+            end_everything()  # that env_file has left running
+            raise
     except _Refusal as refusal:
         _say(refusal.status)
         return
@@ -63,6 +66,15 @@ def main(stdin: FileIO) -> None:
     from trx_agent.guardian import guard
 
     guard(stdin, bootstrap, endpoint, environment, directory)
+
+
+def _compose(bootstrap: Bootstrap) -> dict[str, str]:
+    from trx_agent.environment import Composing, EnvFileError
+
+    try:
+        return Composing(os.environ, bootstrap.preparation, bootstrap.cookie).wait()
+    except EnvFileError as error:
+        raise _Refusal("applying env_file", str(error)) from None
 
 
 def _say(status: Status) -> None:

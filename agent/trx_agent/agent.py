@@ -20,7 +20,7 @@ from inotify_simple import INotify, flags
 
 from trx_agent import machine
 from trx_agent.doors import Doors, Knocking
-from trx_agent.environment import EnvFileError, compose, for_workers
+from trx_agent.environment import Composing, EnvFileError, for_workers
 from trx_agent.forkserver import ForkServer
 from trx_agent.linux import inherit_orphans, reap
 from trx_agent.orders import AGENT_LOG
@@ -33,9 +33,10 @@ from trx_agent.protocol.messages import (
     Credit,
     Data,
     Door,
+    Drained,
+    Gone,
     Hello,
     Kind,
-    Preparation,
     Probe,
     Reached,
     Start,
@@ -97,6 +98,9 @@ class Agent:
         self._doors: Doors | None = None
         self._knocking: Knocking | None = None
         self._run: Run | None = None
+        self._composing: Composing | None = None  # variables that the next run waits for
+        self._next_order: Start | None = None
+        self._postponed: list[tuple[AnyMessage, bytes]] = []  # what has come meanwhile
         self._leaving: float | None = None  # when to end at the latest
         self._guardian = os.getppid()
         self._terminated = False  # set by a signal handler, seen by the loop
@@ -176,6 +180,8 @@ class Agent:
                 self._run.step(now)
             if self._run.finished and self._uplink.settled:  # the launcher has read its files
                 self._forget_run()
+        if self._composing:
+            self._composing.check_time()
         lease = self._bootstrap.lease if self._uplink.was_answered else max(_FIRST_CONTACT, self._bootstrap.lease)
         if not self._orphaned and (self._terminated or self._uplink.silence > lease):
             self._launcher_lost()
@@ -183,6 +189,9 @@ class Agent:
     # ---- orders -----------------------------------------------------------------------------------------------------
 
     def _obey(self, message: AnyMessage, body: bytes) -> None:
+        if self._composing and not isinstance(message, (Stop, Bye)):
+            self._postponed.append((message, body))
+            return
         match message:
             case Probe(doors, nonce):
                 if self._knocking:
@@ -201,7 +210,9 @@ class Agent:
                 elif self._run and self._run.number == stream.run:
                     self._run.grant(stream, upto)
             case Stop(number, grace):
-                if self._run and self._run.number == number:
+                if self._next_order and self._next_order.run == number:
+                    self._give_up_composing(number)
+                elif self._run and self._run.number == number:
                     self._run.stop(time.monotonic(), grace)
             case Bye():
                 self._leave(0.0)
@@ -214,7 +225,42 @@ class Agent:
             self._forget_run()
         if self._run:  # over, but this order came with the launcher's last words about it
             self._forget_run()
-        forkserver = self._forkserver_for(order.preparation)
+        forkserver = self._forkserver
+        if forkserver is not None and order.preparation == self._preparation and not forkserver.condemned:
+            self._begin(order, forkserver)
+            return
+        if forkserver is not None:
+            self._drop_forkserver()  # it ends by itself then
+        self._composing = Composing(os.environ, order.preparation, self._bootstrap.cookie)
+        self._next_order = order
+        if self._composing.pid is None:
+            self._composed(0)
+
+    def _composed(self, code: int) -> None:
+        """The variables for another forkserver are there: goes on where `_prepare` had to wait."""
+        assert self._composing is not None
+        assert self._next_order is not None
+        variables = self._composing.variables(code)
+        order, self._composing, self._next_order = self._next_order, None, None
+        self._preparation = order.preparation
+        self._environment = for_workers(variables, self._resources.workers)
+        self._forkserver = ForkServer(self._environment, order.preparation.preload, self._log)
+        self._watch(self._forkserver.fileno(), self._forkserver_spoke)
+        self._begin(order, self._forkserver)
+        postponed, self._postponed = self._postponed, []
+        for message, body in postponed:
+            self._obey(message, body)
+
+    def _give_up_composing(self, run: int) -> None:
+        """The run is stopped before it has begun here: nothing of it is left, and there is nothing to hand over."""
+        assert self._composing is not None
+        self._composing.kill()
+        self._composing, self._next_order = None, None
+        self._postponed.clear()
+        self._send(Gone(run, ()))
+        self._send(Drained(run))
+
+    def _begin(self, order: Start, forkserver: ForkServer) -> None:
         directory = self._directory / f"run-{order.run}"
         directory.mkdir(mode=0o700)
         self._run = Run(order, directory, self._send, forkserver, self._bootstrap.grace, self._bootstrap.local)
@@ -223,20 +269,6 @@ class Agent:
             watch = self._inotify.add_watch(folder, flags.MODIFY | flags.MOVED_TO)
             self._folders[watch] = local_rank
         write_order(self._localized(order), directory)
-
-    def _forkserver_for(self, preparation: Preparation) -> ForkServer:
-        """The one there is, unless it died or was made with something else."""
-        forkserver = self._forkserver
-        if forkserver is not None and preparation == self._preparation and not forkserver.condemned:
-            return forkserver
-        if self._forkserver is not None:
-            self._drop_forkserver()  # it ends by itself then
-        self._preparation = preparation
-        variables = compose(os.environ, preparation, self._bootstrap.cookie)
-        self._environment = for_workers(variables, self._resources.workers)
-        self._forkserver = ForkServer(self._environment, preparation.preload, self._log)
-        self._watch(self._forkserver.fileno(), self._forkserver_spoke)
-        return self._forkserver
 
     def _drop_forkserver(self) -> None:
         assert self._forkserver is not None
@@ -318,6 +350,8 @@ class Agent:
         ended = reap()
         if self._forkserver and self._forkserver.pid in ended:
             self._forkserver_died(ended[self._forkserver.pid])
+        if self._composing and self._composing.pid in ended:
+            self._composed(ended[self._composing.pid])
         if self._run:
             self._run.step(time.monotonic())
 

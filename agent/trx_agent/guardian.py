@@ -12,6 +12,7 @@ import os
 import select
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from io import FileIO
@@ -20,7 +21,7 @@ from pathlib import Path
 from trx_agent import machine
 from trx_agent.environment import for_workers
 from trx_agent.forkserver import ForkServer
-from trx_agent.linux import die_with_parent, inherit_orphans, reap
+from trx_agent.linux import die_with_parent, reap
 from trx_agent.orders import AGENT_LOG
 from trx_agent.protocol.bootstrap import Bootstrap
 
@@ -32,12 +33,10 @@ def guard(stdin: FileIO, bootstrap: Bootstrap, endpoint: str, environment: Mappi
     """Forks the agent, watches over it, and never returns."""
     if os.getpid() != os.getsid(0):
         os.setsid()  # signals of the launcher's terminal are for the launcher
-    inherit_orphans()
     guardian = os.getpid()
     listening, pulse = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     agent = os.fork()
     if agent == 0:
-        die_with_parent(guardian, signal.SIGTERM)  # which the agent takes for the end of the launcher
         os.close(listening)
         _become_agent(stdin, bootstrap, endpoint, environment, directory, pulse, guardian)
     os.close(pulse)
@@ -57,6 +56,8 @@ def _become_agent(
 ) -> None:
     code = 1
     try:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # until the agent takes it for the end of the launcher
+        die_with_parent(guardian, signal.SIGTERM)
         stdin.close()
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
@@ -68,6 +69,8 @@ def _become_agent(
 
         Agent(bootstrap, endpoint, variables, directory, pulse, resources, forkserver).live()
         code = 0
+    except SystemExit:
+        pass
     except BaseException:
         import traceback
 
@@ -111,11 +114,7 @@ def _watch(stdin: FileIO, agent: int, pulse: int, bootstrap: Bootstrap) -> int:
 
 def _clear(directory: Path) -> None:
     """Ends whatever the agent left below, and removes its files."""
-    from trx_agent.tree import UNKILLABLE, Felling
+    from trx_agent.tree import end_everything
 
-    felling = Felling(os.getpid(), (), (), time.monotonic(), grace=0.0)
-    end = time.monotonic() + 2 * UNKILLABLE
-    while felling.step(time.monotonic()) is None and time.monotonic() < end:
-        select.select([], [], [], 0.01)
-        reap()
+    end_everything()
     shutil.rmtree(directory, ignore_errors=True)

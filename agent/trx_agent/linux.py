@@ -25,12 +25,12 @@ def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> Non
     To be called in the child, after each fork (which clears the setting) and early.
 
     Args:
-        parent: The pid that the parent had: where it has died already, this process ends here.
+        parent: The pid that the parent had: where it has died already, this process sends itself the signal.
         number: The signal.
     """
     _prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
-        os._exit(1)
+        os.kill(os.getpid(), number)
 
 
 def inherit_orphans() -> None:

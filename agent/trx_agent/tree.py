@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import select
 import signal
+import time
 from collections.abc import Collection
 
 import psutil
+
+from trx_agent.linux import reap
 
 UNKILLABLE = 2.0
 """Seconds after SIGKILL for which a process may go on; longer means that it hangs in the kernel (state D)."""
@@ -92,3 +97,12 @@ def describe(process: psutil.Process) -> str:
         return f"pid {process.pid} ({process.name()}, state {process.status()})"
     except psutil.NoSuchProcess:
         return f"pid {process.pid}"
+
+
+def end_everything() -> None:
+    """Kills all below this process, orphans that it has inherited too; what cannot be killed is not waited for."""
+    felling = Felling(os.getpid(), (), (), time.monotonic(), grace=0.0)
+    end = time.monotonic() + 2 * UNKILLABLE
+    while felling.step(time.monotonic()) is None and time.monotonic() < end:
+        select.select([], [], [], 0.01)
+        reap()

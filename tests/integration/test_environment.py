@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 
 import trx
 
-from .helpers import travels_by_value
+from .helpers import run_script, travels_by_value
 
 travels_by_value(__name__)
 
@@ -168,6 +170,62 @@ def test_env_file_that_fails_is_reported_for_every_host(env_file: Path) -> None:
         trx.launch(variables, hostnames=["localhost", "localhost"], workers_per_host=1, env_file=env_file)
 
     assert [failure.hostname for failure in caught.value.failures] == ["localhost", "localhost#2"]
+
+
+def test_env_file_that_leaves_something_running_does_not_hold_anybody_up(env_file: Path) -> None:
+    env_file.write_text("sleep 50 & setsid sleep 50 &\nSET=yes\n")
+
+    start = time.monotonic()
+    assert launch_with(variables, "SET", env_file=env_file).rank(0) == {"SET": "yes"}
+    assert time.monotonic() - start < 30
+
+
+SLOW = """
+if [ -n "$MY_OWN" ]; then
+  touch begun
+  while [ ! -e go ]; do sleep 0.05; done
+fi
+FROM_FILE="after $MY_OWN"
+"""
+
+
+def test_slow_env_file_of_a_later_run_does_not_make_the_host_seem_lost(
+    env_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    env_file.write_text(SLOW)
+    settings: Any = {"extra_env_vars": ["MY_*"], "backend": None, "env_file": env_file, "lease": 3}
+    with trx.Launcher(["localhost"], 1, **settings) as launcher:
+        assert launcher.run(variables, "FROM_FILE").rank(0) == {"FROM_FILE": "after "}
+        monkeypatch.setenv("MY_OWN", "value")
+        threading.Timer(6.0, (tmp_path / "go").touch).start()
+        assert launcher.run(variables, "FROM_FILE", bytes(10_000_000).hex()).rank(0)["FROM_FILE"] == "after value"
+        assert (tmp_path / "begun").exists()
+
+
+def test_ctrl_c_while_env_file_is_running_ends_it(tmp_path: Path) -> None:
+    (tmp_path / "variables.sh").write_text(SLOW)
+    source = """
+import os, signal, threading, time
+from pathlib import Path
+import trx
+
+def interrupt():
+    while not Path("begun").exists():
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
+
+with trx.Launcher(["localhost"], 1, backend=None, env_file="variables.sh", extra_env_vars=["MY_*"]) as launcher:
+    launcher.run(os.getpid)
+    os.environ["MY_OWN"] = "value"
+    threading.Thread(target=interrupt).start()
+    try:
+        launcher.run(os.getpid)
+    except KeyboardInterrupt:
+        Path("go").touch()
+        print(launcher.run(os.getenv, "FROM_FILE").rank(0))
+"""
+    assert run_script(tmp_path, source) == "after value\n"
 
 
 # ---- variables that count at the start of a process -----------------------------------------------------------------

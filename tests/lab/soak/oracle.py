@@ -198,10 +198,8 @@ def promised(plan: Plan) -> float:
     """Seconds from the fault to the report of its effect, all processes of the run being gone."""
     ending = plan.grace + LEAVING
     fault = plan.strike.fault
-    if fault is Fault.STOP_FORKSERVER:
+    if fault in (Fault.STOP_FORKSERVER, Fault.STOP_RUNNER):  # before there are workers, perhaps
         return plan.start_timeout + ending + SETTLE
-    if fault is Fault.STOP_RUNNER:
-        return plan.grace + ending + SETTLE
     if fault in PERSISTENT or fault in (Fault.STOP_AGENT, Fault.STOP_GUARDIAN):
         return plan.lease + 2.0 + ending
     return 2.0 + ending
