@@ -15,6 +15,7 @@ import tempfile
 from io import FileIO
 from pathlib import Path
 
+from trx_agent import directory
 from trx_agent.linux import inherit_orphans
 from trx_agent.protocol import messages
 from trx_agent.protocol.bootstrap import (
@@ -53,7 +54,7 @@ def main(stdin: FileIO) -> None:
         try:
             environment = _compose(bootstrap)
             endpoint = _find_launcher(bootstrap, stdin)
-            directory = _private_directory()
+            place = _make_directory(bootstrap.cookie)
         except _Refusal:
             from trx_agent.tree import end_everything
 
@@ -65,7 +66,7 @@ def main(stdin: FileIO) -> None:
     _say(Ready())
     from trx_agent.guardian import guard
 
-    guard(stdin, bootstrap, endpoint, environment, directory)
+    guard(stdin, bootstrap, endpoint, environment, place)
 
 
 def _compose(bootstrap: Bootstrap) -> dict[str, str]:
@@ -145,10 +146,10 @@ def _try_endpoint(endpoint: str) -> str | None:
     return None
 
 
-def _private_directory() -> Path:
+def _make_directory(cookie: str) -> Path:
     """Where this launch keeps its files on this host: nobody else may look into it, and the guardian removes it."""
     try:
-        return Path(tempfile.mkdtemp(prefix="trx-"))
+        return directory.make(cookie)
     except OSError as error:
         raise _Refusal(
             "making a directory for temporary files",

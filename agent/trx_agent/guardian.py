@@ -19,6 +19,7 @@ from io import FileIO
 from pathlib import Path
 
 from trx_agent import machine
+from trx_agent.directory import clear, find_abandoned
 from trx_agent.environment import for_workers
 from trx_agent.forkserver import ForkServer
 from trx_agent.linux import die_with_parent, reap
@@ -40,6 +41,7 @@ def guard(stdin: FileIO, bootstrap: Bootstrap, endpoint: str, environment: Mappi
         os.close(listening)
         _become_agent(stdin, bootstrap, endpoint, environment, directory, pulse, guardian)
     os.close(pulse)
+    _clear_up_after_others(guardian)
     code = _watch(stdin, agent, listening, bootstrap)
     _clear(directory)
     os._exit(code if code >= 0 else 128 - code)
@@ -79,6 +81,17 @@ def _become_agent(
         if os.getppid() != guardian:
             _clear(directory)  # there is nobody else left who would
         os._exit(code)
+
+
+def _clear_up_after_others(guardian: int) -> None:
+    """In a process of its own: there may be much to remove."""
+    abandoned = find_abandoned()
+    if abandoned and os.fork() == 0:
+        try:
+            die_with_parent(guardian)
+            clear(abandoned)
+        finally:
+            os._exit(0)
 
 
 def _watch(stdin: FileIO, agent: int, pulse: int, bootstrap: Bootstrap) -> int:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
-from .helpers import wait_until
+import pytest
+
+import trx
+
+from .helpers import is_alive, lineage, travels_by_value, wait_until
+
+travels_by_value(__name__)
 
 DIES_EARLY = """
 import os, signal, sys, time
@@ -33,3 +43,56 @@ def test_guardian_that_is_killed_before_its_agent_has_begun_leaves_no_files(tmp_
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         assert process.wait(20) == -9
         wait_until(lambda: not directory.exists(), "the agent has cleared up")
+
+
+def leave_a_daemon(told: Path) -> None:
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            (told / "daemon").write_text(str(os.getpid()))
+            time.sleep(60)
+        os._exit(0)
+    (told / "part").write_text(" ".join(map(str, lineage())))
+    (told / "part").rename(told / "line")
+    time.sleep(60)
+
+
+def kill_guardian_and_agent(told: Path) -> None:
+    wait_until(lambda: (told / "line").exists() and (told / "daemon").exists(), "the worker and its daemon", 40)
+    _, _, _, agent, guardian = [int(pid) for pid in (told / "line").read_text().split()][:5]
+    os.kill(agent, signal.SIGSTOP)  # so that it cannot hear of the guardian's end
+    os.kill(guardian, signal.SIGKILL)
+    os.kill(agent, signal.SIGKILL)
+
+
+def test_what_guardian_and_agent_leave_when_both_are_killed_the_next_launch_clears_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    with trx.Launcher(["localhost"], 1, backend=None) as launcher:
+        killer = threading.Thread(target=kill_guardian_and_agent, args=(tmp_path,))
+        killer.start()
+        with pytest.raises(trx.AgentFailedError):
+            launcher.run(leave_a_daemon, tmp_path)
+        killer.join()
+        (left,) = temporary.glob("trx-*")
+        daemon = int((tmp_path / "daemon").read_text())
+        assert is_alive(daemon)
+
+        assert list(launcher.run(len, "four")) == [4]
+        wait_until(lambda: not left.exists() and not is_alive(daemon), "the next agent has cleared up")
+        assert len(list(temporary.glob("trx-*"))) == 1  # its own
+
+
+def test_directories_that_somebody_minds_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    the_users_own = tmp_path / "trx-0123-mine"
+    the_users_own.mkdir(mode=0o700)
+    with trx.Launcher(["localhost"], 1, backend=None) as first:
+        first.run(len, "four")
+        (minded,) = set(tmp_path.glob("trx-*")) - {the_users_own}
+        trx.launch(len, ("four",), hostnames=["localhost"] * 2, workers_per_host=1, backend=None)
+        assert set(tmp_path.glob("trx-*")) == {minded, the_users_own}
+        assert list(first.run(len, "four")) == [4]
