@@ -20,7 +20,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PYTEST = $(BIN)/python -m pytest
 LOWEST := .venv-lowest
 
-.PHONY: help demo test lint format types unit integration lab soak test-lowest bench wheel system clean
+.PHONY: help demo test lint format types unit integration lab soak reliability test-lowest bench wheel system clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -54,6 +54,9 @@ lab: system $(VENV)/ready-dev ## hosts made of namespaces
 
 soak: system $(VENV)/ready-dev ## seeded random launches with faults; SEEDS=100-399 or SEEDS=17, JOBS=2
 	$(BIN)/python -m tests.lab.soak $(SEEDS) --jobs $(JOBS)
+
+reliability: system $(VENV)/ready-dev ## measures faults, and writes the times into docs/reliability.md
+	$(BIN)/python tools/reliability.py
 
 test-lowest: $(LOWEST)/ready ## unit and integration tests with the oldest dependencies that are allowed
 	$(LOWEST)/bin/python -m pytest tests/unit tests/integration -n $(WORKERS) --dist loadgroup $(ARGS)

@@ -8,7 +8,7 @@ import signal
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if HERE / folder in item.path.parents:
                 item.add_marker(folder)
 
+        if "measured" in getattr(item, "fixturenames", ()):
+            item.add_marker("measured")
+
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not _gpus():
@@ -57,6 +60,23 @@ def _gpus() -> int:
         return int(pynvml.nvmlDeviceGetCount())
     finally:
         pynvml.nvmlShutdown()
+
+
+# ---- how long it took -----------------------------------------------------------------------------------------------
+
+
+Measured = Callable[[str, str, float], None]
+"""Notes a time: the key of a row of docs/reliability.md, what was measured, and the seconds that it took."""
+
+
+@pytest.fixture
+def measured(record_property: Callable[[str, object], None]) -> Measured:
+    """`make reliability` writes these times into the page."""
+
+    def note(key: str, what: str, seconds: float) -> None:
+        record_property(f"measured: {key}: {what}", f"{seconds:.4f}")
+
+    return note
 
 
 # ---- one at a time --------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ import torch.distributed as dist
 
 import trx
 
+from ..conftest import Measured
 from .helpers import Script, alive, is_alive, lineage, on_rank, rank, signal_file, travels_by_value, with_cookie
 
 travels_by_value(__name__)
@@ -118,12 +119,14 @@ def test_workers_run_again_after_one_has_failed(workers: trx.Launcher) -> None:
     ],
 )
 def test_exception_of_any_class_keeps_class_text_and_attributes(
-    workers: trx.Launcher, make: Callable[[], Exception]
+    workers: trx.Launcher, make: Callable[[], Exception], measured: Measured
 ) -> None:
     def work() -> None:
         raise make()
 
+    begun = time.monotonic()
     raised, original = fails(workers, on_rank(1, work)), make()
+    measured("odd", "from the call of the function on", time.monotonic() - begun)
 
     assert isinstance(raised, type(original))
     assert str(raised) == str(original)
@@ -470,15 +473,19 @@ def test_end_of_a_process_is_a_failure_of_its_rank_with_its_last_words(
     exitcode: int | None,
     number: int | None,
     words: str,
+    measured: Measured,
 ) -> None:
     def work() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.chdir(tmp_path)
         print("an earlier line")
         print(f"the last words of {os.getpid()}")
+        (tmp_path / "ends").write_text(str(time.monotonic()))
         end()
 
     error = fails(workers, on_rank(1, work))
+    taken = time.monotonic() - float((tmp_path / "ends").read_text())
+    measured("killed" if number else "exits", "on this machine", taken)
 
     assert isinstance(error, trx.WorkerFailedError)
     assert not isinstance(error, (SystemExit, KeyboardInterrupt))

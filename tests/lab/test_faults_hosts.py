@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from ..conftest import Measured
 from .faults import (
     GRACE,
     LEASE,
@@ -62,7 +63,9 @@ def worker_on(launch: Launch, host: str) -> Note:
 
 
 @pytest.mark.parametrize("who", ["agent", "guardian", "forkserver", "runner"])
-def test_process_above_the_workers_that_is_killed_loses_the_host_at_once(two: Lab, who: str) -> None:
+def test_process_above_the_workers_that_is_killed_loses_the_host_at_once(
+    two: Lab, who: str, measured: Measured
+) -> None:
     host = two["node2"]
     with Launch(two, WAITING, ["wait", "fine@more"], lease=NO_LEASE) as launch:
         line = tree(host, worker_on(launch, "node2"))
@@ -72,6 +75,7 @@ def test_process_above_the_workers_that_is_killed_loses_the_host_at_once(two: La
         raised = launch.first("raised")
         assert_lost(raised, "node2")
         assert raised.at - killed < 2.0 + SLACK
+        measured("agent-killed", "raised", raised.at - killed)
         assert who == "guardian" or not raised["held"]  # nobody is left there who could wait for the last of them
         launch.go("more")
         assert_fine_afterwards(launch)
@@ -81,7 +85,7 @@ def alive(pids: list[int]) -> list[int]:
     return [pid for pid in pids if Path(f"/proc/{pid}").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text()]
 
 
-def test_agent_that_is_stopped_loses_the_host_when_its_lease_ends(two: Lab) -> None:
+def test_agent_that_is_stopped_loses_the_host_when_its_lease_ends(two: Lab, measured: Measured) -> None:
     """And its guardian, which no longer feels its pulse, ends the workers, without waiting for their grace."""
     host = two["node2"]
     with Launch(two, WAITING, ["wait", "fine@more"], lease=SHORT_LEASE, grace_period=40) as launch:
@@ -92,6 +96,7 @@ def test_agent_that_is_stopped_loses_the_host_when_its_lease_ends(two: Lab) -> N
         assert_lost(raised, "node2")
         assert raised.at - stopped < SHORT_LEASE + 2.0 + SLACK
         are_gone(host, SLACK)
+        measured("agent-stopped", f"with a lease of {SHORT_LEASE:.0f} s: raised", raised.at - stopped)
         launch.go("more")
         assert_fine_afterwards(launch)
 
@@ -135,19 +140,21 @@ def lose_the_network(host: Host) -> None:
 
 
 @pytest.mark.parametrize("fault", [power_off, pull_the_cable, hear_nothing, say_nothing, lose_the_network])
-def test_host_that_is_cut_off_is_lost_and_ends_its_own_workers(two: Lab, fault: Callable[[Host], None]) -> None:
+def test_host_that_is_cut_off_is_lost_and_ends_its_own_workers(
+    two: Lab, fault: Callable[[Host], None], measured: Measured
+) -> None:
     host = two["node2"]
     with Launch(two, WAITING, ["ignore_sigterm", "fine@more"]) as launch:
         launch.wait("ignores", 2)
         begun = time.monotonic()
         fault(host)
         raised = launch.first("raised")
-        print(f"lost after {raised.at - begun:.1f} s: {raised['text']}")
         assert_lost(raised, "node2")
         assert raised.at - begun < PROMISED_LOSS + GRACE + SLACK / 2
+        measured("cut-off", "raised", raised.at - begun)
         if host.pid is not None:
             are_gone(host, begun + LEASE + GRACE + LEAVING + SLACK - time.monotonic())
-            print(f"isolated side gone after {time.monotonic() - begun:.1f} s")
+            measured("cut-off", f"isolated side clean, after a grace of {GRACE:.0f} s,", time.monotonic() - begun)
         two.heal()
         launch.go("more")
         assert_fine_afterwards(launch)
@@ -163,7 +170,7 @@ fi
 
 
 @pytest.mark.parametrize("way", ["ProxyJump node1", "ProxyCommand ssh -F {config} -W %h:%p node1"])
-def test_host_behind_another_that_is_lost_before_its_agent_says_a_word(two: Lab, way: str) -> None:
+def test_host_behind_another_that_is_lost_before_its_agent_says_a_word(two: Lab, way: str, measured: Measured) -> None:
     """No lease runs yet, and the connection that the launcher's kernel watches leads to the other host."""
     begun = two.directory / "begun"
     begun.unlink(missing_ok=True)
@@ -179,6 +186,7 @@ def test_host_behind_another_that_is_lost_before_its_agent_says_a_word(two: Lab,
         assert_lost(raised, "node2")
         assert "the connection was lost" in raised["text"]
         assert raised.at - lost < 1.5 * SHORT_LEASE + 2.0 + SLACK
+        measured("early", f"with a lease of {SHORT_LEASE:.0f} s: raised", raised.at - lost)
         two.heal()
         assert_clean(launch)
 

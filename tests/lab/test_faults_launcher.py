@@ -10,12 +10,15 @@ from contextlib import suppress
 
 import pytest
 
+from ..conftest import Measured
 from .faults import GRACE, LEAVING, NO_LEASE, SHORT_LEASE, SLACK, Launch, are_gone, assert_clean
 from .harness import Lab
 
 pytestmark = pytest.mark.timeout(120)
 
 CTRL_C = b"\x03"
+
+AFTER_THE_GRACE = f"clean after a grace of {GRACE:.0f} s"
 
 WORKING = """
 def ignore_sigterm():
@@ -70,37 +73,40 @@ def terminal() -> Iterator[Terminal]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
-def test_hosts_clean_up_when_the_launcher_is_killed(two: Lab, number: signal.Signals) -> None:
+def test_hosts_clean_up_when_the_launcher_is_killed(two: Lab, number: signal.Signals, measured: Measured) -> None:
     with Launch(two, WORKING, ["ignore_sigterm"], lease=NO_LEASE) as launch:
         launch.wait("ignores", 4)
         launch.process.send_signal(number)
-        assert_hosts_clean_up(launch, GRACE + LEAVING)
+        measured("launcher-killed", AFTER_THE_GRACE, assert_hosts_clean_up(launch, GRACE + LEAVING))
         assert launch.ends() == -number
         assert two.leftovers() == []
 
 
-def test_hosts_clean_up_when_the_terminal_closes(two: Lab, terminal: Terminal) -> None:
+def test_hosts_clean_up_when_the_terminal_closes(two: Lab, terminal: Terminal, measured: Measured) -> None:
     with Launch(two, WORKING, ["ignore_sigterm"], terminal=terminal.theirs, lease=NO_LEASE) as launch:
         launch.wait("ignores", 4)
         terminal.close()
-        assert_hosts_clean_up(launch, GRACE + LEAVING)
+        measured("launcher-killed", AFTER_THE_GRACE, assert_hosts_clean_up(launch, GRACE + LEAVING))
         assert launch.ends() == -signal.SIGHUP
         assert two.leftovers() == []
 
 
-def assert_hosts_clean_up(launch: Launch, promised: float) -> None:
+def assert_hosts_clean_up(launch: Launch, promised: float) -> float:
+    """Returns the seconds that it took."""
     begun = time.monotonic()
     for host in launch.lab:
         are_gone(host, begun + promised + SLACK - time.monotonic())
-    print(f"gone after {time.monotonic() - begun:.1f} s")
+    taken = time.monotonic() - begun
     assert len(launch.notes("refuses")) >= len(launch.lab)  # they had their grace
+    return taken
 
 
-def test_hosts_clean_up_when_the_launcher_stops_and_it_is_told_when_it_goes_on(two: Lab) -> None:
+def test_hosts_clean_up_when_the_launcher_stops_and_it_is_told_when_it_goes_on(two: Lab, measured: Measured) -> None:
     with Launch(two, WORKING, ["ignore_sigterm", "fine"], lease=SHORT_LEASE) as launch:
         launch.wait("ignores", 4)
         launch.process.send_signal(signal.SIGSTOP)
-        assert_hosts_clean_up(launch, SHORT_LEASE + GRACE + LEAVING)
+        taken = assert_hosts_clean_up(launch, SHORT_LEASE + GRACE + LEAVING)
+        measured("launcher-stopped", f"clean after a lease of {SHORT_LEASE:.0f} s and a grace of {GRACE:.0f} s", taken)
         launch.process.send_signal(signal.SIGCONT)
         raised = launch.first("raised")
         assert raised["kinds"][0] == "AgentFailedError"
@@ -129,7 +135,7 @@ def step():
 # ---- Ctrl-C ---------------------------------------------------------------------------------------------------------
 
 
-def test_ctrl_c_lets_workers_save_something(two: Lab, terminal: Terminal) -> None:
+def test_ctrl_c_lets_workers_save_something(two: Lab, terminal: Terminal, measured: Measured) -> None:
     functions = ["save_at_the_end", "fine"]
     with Launch(two, WORKING, functions, terminal=terminal.theirs, grace_period=20) as launch:
         launch.wait("ready", 2)
@@ -140,11 +146,12 @@ def test_ctrl_c_lets_workers_save_something(two: Lab, terminal: Terminal) -> Non
         assert not raised["held"]
         assert sorted(note.rank for note in launch.notes("saved")) == [0, 1]
         assert raised.at - begun < 0.5 + 1.0 + SLACK
+        measured("ctrl-c", "once, where workers take 0.5 s to save something,", raised.at - begun)
         assert launch.first("returned", function="fine")["values"] == two.names
         assert_clean(launch)
 
 
-def test_ctrl_c_twice_ends_workers_at_once(two: Lab, terminal: Terminal) -> None:
+def test_ctrl_c_twice_ends_workers_at_once(two: Lab, terminal: Terminal, measured: Measured) -> None:
     functions = ["ignore_sigterm", "fine"]
     with Launch(two, WORKING, functions, terminal=terminal.theirs, grace_period=60) as launch:
         launch.wait("ignores", 4)
@@ -154,7 +161,7 @@ def test_ctrl_c_twice_ends_workers_at_once(two: Lab, terminal: Terminal) -> None
         again = time.monotonic()
         terminal.type(CTRL_C)
         raised = launch.first("raised")
-        print(f"raised after {raised.at - again:.1f} s")
+        measured("ctrl-c", "twice", raised.at - again)
         assert raised["kinds"][0] == "KeyboardInterrupt"
         assert not raised["held"]
         assert raised.at - again < 2.0 + SLACK

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ..conftest import Measured
 from .faults import SLACK, Launch, assert_clean, tree, worker_failure
 from .harness import Host, Lab, wait_until
 
@@ -86,7 +87,7 @@ def assert_launcher_stayed_small(launch: Launch) -> None:
     assert peak_of_launcher < MOST_OF_THE_LAUNCHER
 
 
-def test_failure_travels_through_a_flood_that_needs_no_memory(two: Lab) -> None:
+def test_failure_travels_through_a_flood_that_needs_no_memory(two: Lab, measured: Measured) -> None:
     with Launch(two, FLOODING, ["flood", "fine"], workers_per_host=2) as launch:
         agent = agent_of(launch, two["node2"])  # of both, who floods and who fails
         wait_until(lambda: len(launch.notes("floods")) > 20, 40, "200 MiB were printed")
@@ -94,7 +95,8 @@ def test_failure_travels_through_a_flood_that_needs_no_memory(two: Lab) -> None:
         raised = launch.first("raised", within=60)
         raises = launch.first("raises")
         said = launch.heard("in the middle of a flood")
-        print(f"said after {said - raises.at:.1f} s, raised after {raised.at - raises.at:.1f} s")
+        measured("flood", "said", said - raises.at)
+        measured("flood", "raised, all that was printed being written,", raised.at - raises.at)
         assert worker_failure(raised)["rank"] == 3
         assert not raised["held"]
         assert said - raises.at < 1.0 + SLACK

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import signal
+import time
+from typing import NamedTuple
 
 import pytest
 
+from ..conftest import Measured
 from .faults import GRACE, SLACK, Launch, assert_fine_afterwards, worker_failure
 from .harness import Lab, LabError
 
@@ -48,7 +51,7 @@ def abort():
 )
 
 
-def test_worker_killed_by_a_signal_is_named_with_its_rank_host_and_signal(two: Lab) -> None:
+def test_worker_killed_by_a_signal_is_named_with_its_rank_host_and_signal(two: Lab, measured: Measured) -> None:
     deaths = {"killed": signal.SIGKILL, "segfault": signal.SIGSEGV, "abort": signal.SIGABRT}
     with Launch(two, DYING, [*deaths, "fine"]) as launch:
         for number, (function, expected) in enumerate(deaths.items(), 1):
@@ -62,6 +65,7 @@ def test_worker_killed_by_a_signal_is_named_with_its_rank_host_and_signal(two: L
             assert len(raised["failures"]) == 1
             assert not raised["held"]
             assert raised.at - dies.at < 1.0 + SLACK
+            measured("killed", "remote", raised.at - dies.at)
         assert "last words" in launch.first("raised", function="killed")["whole"]
         assert_fine_afterwards(launch)
 
@@ -140,8 +144,15 @@ def while_others_ignore_sigterm():
 )
 
 
-def assert_told_as_the_cause(launch: Launch, function: str, promised: float) -> tuple[float, float]:
-    """The exception is said at once, and raised when all is over. Returns the seconds that both took."""
+class Told(NamedTuple):
+    """Seconds until an exception was said in the log, and until it was raised."""
+
+    said: float
+    raised: float
+
+
+def assert_told_as_the_cause(launch: Launch, function: str, promised: float) -> Told:
+    """The exception is said at once, and raised when all is over."""
     raised = launch.wait("raised", function=function)[-1]
     failure = worker_failure(raised)
     assert "OwnError" in raised["kinds"], launch.story()
@@ -155,29 +166,38 @@ def assert_told_as_the_cause(launch: Launch, function: str, promised: float) -> 
     assert raises.at < said < raised.at + 0.1
     assert said - raises.at < 1.0 + SLACK
     assert raised.at - raises.at < promised + SLACK
-    return said - raises.at, raised.at - raises.at
+    return Told(said - raises.at, raised.at - raises.at)
 
 
-def test_exception_while_others_take_part_in_a_collective_is_the_one_that_is_raised(two: Lab) -> None:
+def test_exception_while_others_take_part_in_a_collective_is_the_one_that_is_raised(
+    two: Lab, measured: Measured
+) -> None:
     with Launch(two, RAISING, ["while_others_reduce", "while_others_reduce", "fine"], backend="gloo") as launch:
         for number in (1, 2):
             launch.wait("raised", number, function="while_others_reduce")
-            assert_told_as_the_cause(launch, "while_others_reduce", 1.0)
+            told = assert_told_as_the_cause(launch, "while_others_reduce", 1.0)
+            measured("raises", "said", told.said)
+            measured("raises", "raised", told.raised)
         assert_fine_afterwards(launch)
 
 
-def test_exception_while_others_are_in_c_is_raised_when_they_are_gone(two: Lab) -> None:
+def test_exception_while_others_are_in_c_is_raised_when_they_are_gone(two: Lab, measured: Measured) -> None:
     with Launch(two, RAISING, ["while_others_sleep_in_c", "fine"], grace_period=20) as launch:
-        assert_told_as_the_cause(launch, "while_others_sleep_in_c", 1.0)
+        told = assert_told_as_the_cause(launch, "while_others_sleep_in_c", 1.0)
+        measured("raises", "said", told.said)
+        measured("raises", "raised", told.raised)
         assert_fine_afterwards(launch)
 
 
-def test_exception_while_others_ignore_sigterm_is_said_at_once_and_raised_after_the_grace(two: Lab) -> None:
+def test_exception_while_others_ignore_sigterm_is_said_at_once_and_raised_after_the_grace(
+    two: Lab, measured: Measured
+) -> None:
     with Launch(two, RAISING, ["while_others_ignore_sigterm", "fine"], grace_period=3) as launch:
         launch.wait("ignores")
         launch.go()
-        said, raised = assert_told_as_the_cause(launch, "while_others_ignore_sigterm", 3.0 + 2.0)
-        assert raised - said > 2.0
+        told = assert_told_as_the_cause(launch, "while_others_ignore_sigterm", 3.0 + 2.0)
+        assert told.raised - told.said > 2.0
+        measured("raises", "raised where SIGTERM is ignored, after a grace of 3 s,", told.raised)
         assert_fine_afterwards(launch)
 
 
@@ -208,11 +228,13 @@ def fail_together():
 )
 
 
-def test_of_several_ranks_that_fail_at_once_one_is_raised_and_all_are_told(two: Lab) -> None:
+def test_of_several_ranks_that_fail_at_once_one_is_raised_and_all_are_told(two: Lab, measured: Measured) -> None:
     with Launch(two, FAILING_TOGETHER, ["fail_together", "fine"], workers_per_host=2) as launch:
         launch.wait("ready", 4)
+        begun = time.monotonic()
         launch.go()
         raised = launch.first("raised")
+        measured("together", f"after a grace of {GRACE:.0f} s", raised.at - begun)
         first = worker_failure(raised)
         assert raised["text"] == f"rank {first['rank']}'s own trouble"
         assert raised["traceback"] == first["traceback"]
@@ -303,7 +325,9 @@ def fail():
         ("fail", "raised"),
     ],
 )
-def test_grandchildren_on_remote_hosts_are_gone_when_the_run_is_over(two: Lab, function: str, what: str) -> None:
+def test_grandchildren_on_remote_hosts_are_gone_when_the_run_is_over(
+    two: Lab, function: str, what: str, measured: Measured
+) -> None:
     with Launch(two, GRANDCHILDREN, [function, "fine@look"]) as launch:
         over = launch.first(what, function=function)
         begun = max(note.at for note in launch.wait("haunts", 2))
@@ -312,5 +336,7 @@ def test_grandchildren_on_remote_hosts_are_gone_when_the_run_is_over(two: Lab, f
         assert over.what == "returned" or worker_failure(over)["rank"] == 1
         assert not over["held"]
         assert over.at - begun < GRACE + 2.0 + SLACK
+        stubborn = function in ("fail", "succeed_with_a_stubborn_daemon")
+        measured("grandchildren", f"after a grace of {GRACE:.0f} s" if stubborn else "gone", over.at - begun)
         launch.go("look")
         assert_fine_afterwards(launch)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 import venv
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from ..conftest import Measured
 from .harness import HostOptions, Lab
 from .harness.shell import find_tool
 
@@ -190,7 +192,7 @@ def test_login_shells_of_all_kinds(make_lab: MakeLab, shell: str) -> None:
 # -- hosts that cannot be used ----------------------------------------------------------------------------------------
 
 
-def test_all_hosts_that_cannot_be_used_are_reported_at_once(make_lab: MakeLab) -> None:
+def test_all_hosts_that_cannot_be_used_are_reported_at_once(make_lab: MakeLab, measured: Measured) -> None:
     options = {
         "node2": HostOptions(host_key="unknown"),
         "node3": HostOptions(host_key="changed"),
@@ -200,7 +202,9 @@ def test_all_hosts_that_cannot_be_used_are_reported_at_once(make_lab: MakeLab) -
     lab["node5"].cut()
     extra = "Host refusing\n  HostName 10.77.0.6\n  Port 2222\n"
     names = ["node1", "node2", "node3", "node4", "node5", "refusing", "nowhere.invalid"]
+    begun = time.monotonic()
     found = failures(run(lab, FAILING, config=lab.write_ssh_config(extra), hostnames=names, workers_per_host=1))
+    measured("ssh", "the whole script, one of the hosts being silent,", time.monotonic() - begun)
     assert list(found) == names[1:]
     told = {name: " ".join(words) for name, words in found.items()}
     assert "not known" in told["node2"]
