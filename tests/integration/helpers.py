@@ -15,6 +15,9 @@ import psutil
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
+Measured = Callable[[str, str, float], None]
+"""The fixture `measured` (tests/conftest.py)."""
+
 ROOT = Path(__file__).parents[2]
 
 

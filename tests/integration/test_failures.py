@@ -24,8 +24,18 @@ import torch.distributed as dist
 
 import trx
 
-from ..conftest import Measured
-from .helpers import Script, alive, is_alive, lineage, on_rank, rank, signal_file, travels_by_value, with_cookie
+from .helpers import (
+    Measured,
+    Script,
+    alive,
+    is_alive,
+    lineage,
+    on_rank,
+    rank,
+    signal_file,
+    travels_by_value,
+    with_cookie,
+)
 
 travels_by_value(__name__)
 

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -28,6 +28,9 @@ import psutil
 
 from .harness import Host, Lab, wait_until
 from .harness.leaks import inner_pid
+
+Measured = Callable[[str, str, float], None]
+"""The fixture `measured` (tests/conftest.py)."""
 
 SLACK = 5.0
 """Seconds that anything may take longer than promised, on a machine that does other things as well."""

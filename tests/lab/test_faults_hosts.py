@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from ..conftest import Measured
 from .faults import (
     GRACE,
     LEASE,
@@ -24,6 +23,7 @@ from .faults import (
     SHORT_LEASE,
     SLACK,
     Launch,
+    Measured,
     Note,
     are_gone,
     assert_clean,

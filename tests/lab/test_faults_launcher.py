@@ -10,8 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from ..conftest import Measured
-from .faults import GRACE, LEAVING, NO_LEASE, SHORT_LEASE, SLACK, Launch, are_gone, assert_clean
+from .faults import GRACE, LEAVING, NO_LEASE, SHORT_LEASE, SLACK, Launch, Measured, are_gone, assert_clean
 from .harness import Lab
 
 pytestmark = pytest.mark.timeout(120)

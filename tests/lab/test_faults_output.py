@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ..conftest import Measured
-from .faults import SLACK, Launch, assert_clean, tree, worker_failure
+from .faults import SLACK, Launch, Measured, assert_clean, tree, worker_failure
 from .harness import Host, Lab, wait_until
 
 pytestmark = pytest.mark.timeout(180)

@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from ..conftest import Measured
-from .faults import GRACE, SLACK, Launch, assert_fine_afterwards, worker_failure
+from .faults import GRACE, SLACK, Launch, Measured, assert_fine_afterwards, worker_failure
 from .harness import Lab, LabError
 
 pytestmark = pytest.mark.timeout(120)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ..conftest import Measured
+from .faults import Measured
 from .harness import HostOptions, Lab
 from .harness.shell import find_tool
 
