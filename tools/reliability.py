@@ -47,7 +47,7 @@ def read(report: str) -> Times:
     times: dict[str, dict[str, list[float]]] = {}
     for each in ET.fromstring(report).iter("property"):  # noqa: S314 - our own tests wrote it
         if each.attrib["name"].startswith(PROPERTY):
-            key, what = each.attrib["name"].removeprefix(PROPERTY).split(": ")
+            key, what = each.attrib["name"].removeprefix(PROPERTY).split(": ", 1)
             times.setdefault(key, {}).setdefault(what, []).append(float(each.attrib["value"]))
     return times
 

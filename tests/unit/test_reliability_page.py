@@ -21,7 +21,7 @@ REPORT = """
 <testsuites><testsuite>
 <testcase><properties>
   <property name="measured: a-key: said" value="0.0312"/>
-  <property name="measured: a-key: raised" value="1.2345"/>
+  <property name="measured: a-key: where slow: raised" value="1.2345"/>
   <property name="something else" value="1"/>
 </properties></testcase>
 <testcase><properties><property name="measured: a-key: said" value="0.0298"/></properties></testcase>
@@ -32,7 +32,7 @@ REPORT = """
 def test_times_are_written_where_their_key_is() -> None:
     page = reliability.fill(PAGE, reliability.read(REPORT))
 
-    assert "| a | said 0.03–0.031 s; raised 1.2 s <!-- a-key --> | tests |" in page
+    assert "| a | said 0.03–0.031 s; where slow: raised 1.2 s <!-- a-key --> | tests |" in page
     assert "| b | 3 s <!-- other --> | tests |" in page
     assert reliability.fill(page, reliability.read(REPORT)) == page
 
