@@ -44,6 +44,7 @@ class Session:
         preparation = self._preparation()
         python = launcher.python or sys.executable
         planned = launcher.planned_hosts()
+        checks.check_open_files(len(planned))
         open_channel = partial(
             hosts.make_channel,
             python=python,

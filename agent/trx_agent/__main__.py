@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import sys
@@ -34,6 +35,9 @@ from trx_agent.protocol.bootstrap import (
 REACH_TIMEOUT = 5.0
 FIRST_WORD = 60
 """Seconds that the launcher has for what it writes to stdin; a host that is cut off then never sees the end of it."""
+
+_OPEN_FILES, _OPEN_FILES_OF_A_WORKER = 64, 8
+"""How many an agent may come to need."""
 
 
 class _Refusal(Exception):
@@ -112,6 +116,14 @@ def _check(bootstrap: Bootstrap) -> None:
             "looking for packages",
             f"{sys.executable} lacks {', '.join(missing)}",
             f"install the same environment there: {sys.executable} -m pip install {' '.join(missing)}",
+        )
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = _OPEN_FILES + _OPEN_FILES_OF_A_WORKER * (bootstrap.workers if isinstance(bootstrap.workers, int) else 0)
+    if allowed < needed:
+        raise _Refusal(
+            "looking at its limits",
+            f"a process may have only {allowed} open files there, and {needed} are needed",
+            "raise the limit (ulimit -n) in the login shell's start-up files, or in /etc/security/limits.conf",
         )
     try:
         os.chdir(bootstrap.cwd)

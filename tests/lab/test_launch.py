@@ -219,6 +219,57 @@ def test_all_hosts_that_cannot_be_used_are_reported_at_once(make_lab: MakeLab, m
     assert lab.leftovers() == []
 
 
+def test_host_whose_logins_may_open_few_files(make_lab: MakeLab) -> None:
+    lab = make_lab(2, options={"node2": HostOptions(bashrc="ulimit -n 30")})
+    found = failures(run(lab, FAILING, hostnames=["node1", "node2"], workers_per_host=1))
+    assert list(found) == ["node2"]
+    assert "only 30 open files" in found["node2"][1]
+    assert "ulimit -n" in found["node2"][2]
+    assert lab.leftovers() == []
+
+
+def test_host_on_which_python_itself_can_open_no_file(make_lab: MakeLab) -> None:
+    lab = make_lab(1, options={"node1": HostOptions(bashrc="ulimit -n 4")})
+    found = failures(run(lab, FAILING, hostnames=["node1"], workers_per_host=1))
+    assert "Too many open files" in " ".join(found["node1"])
+
+
+def test_launcher_that_may_open_few_files(lab: Lab) -> None:
+    limited = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))\n"
+    finished = run(lab, ALL_REDUCE.replace("\nconfig,", f"\n{limited}config,"), hostnames=lab.names)
+    assert finished.returncode == 1
+    assert "this process may open only 16 files, and 4 hosts take" in finished.stderr.splitlines()[-1]
+    assert "ulimit -n" in finished.stderr.splitlines()[-1]
+
+
+TAKES_ALL_PORTS = """
+import socket, sys
+for family in (socket.AF_INET, socket.AF_INET6):
+    for port in (40000, 40001):
+        taken = socket.create_server(("", port), family=family)
+        sys.__dict__.setdefault("taken", []).append(taken)
+print("taken", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_host_whose_ports_are_all_taken(lab: Lab) -> None:
+    host, knob = lab["node1"], "net.ipv4.ip_local_port_range"
+    before = host.run(["sysctl", "-n", knob]).stdout.strip()
+    host.run(["sysctl", "-w", f"{knob}=40000 40001"])
+    try:
+        taking = host.popen([sys.executable, "-c", TAKES_ALL_PORTS], stdin=subprocess.PIPE)
+        assert taking.stdout is not None
+        assert taking.stdout.readline() == "taken\n"
+        found = failures(run(lab, FAILING, hostnames=["node1", "node2"], workers_per_host=1))
+        taking.kill()
+    finally:
+        host.run(["sysctl", "-w", f"{knob}={before}"])
+    assert list(found) == ["node1"]
+    assert "cannot connect to the launcher" in found["node1"][1]
+    assert "Cannot assign requested address" in found["node1"][1]
+
+
 def test_no_such_interpreter(lab: Lab) -> None:
     found = failures(run(lab, FAILING, hostnames=["node1", "node2"], workers_per_host=1, python="/no/such/python"))
     assert list(found) == ["node1", "node2"]

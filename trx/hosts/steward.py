@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from trx.errors import HostFailure
 from trx.hosts.channel import Channel, HostUnusable
 from trx.worker_end import signal_name
-from trx_agent.protocol.bootstrap import MARKER, NOISE, Detour, Ready, Refused, detour_line, read_status
+from trx_agent.protocol.bootstrap import MARKER, NOISE, Detour, Ready, Refused, Unreachable, detour_line, read_status
 
 KEPT = 8192
 """Bytes of what an agent printed that are kept for the message, should it fail."""
@@ -87,12 +88,20 @@ class Steward:
                 return self._explain(self._channel.wait(_FAREWELL), self._printed.decode(errors="replace"))
             if isinstance(status, Ready):
                 break
-            port = self._channel.forward(self._front.port("127.0.0.1"))
+            port = self._forward(status)
             self._channel.write(detour_line(Detour(f"tcp://127.0.0.1:{port}")))
         while data := self._channel.read():
             self._printed = (self._printed + data)[-KEPT:]
             self._front.agent_printed(self._agent, data)
         return self._ended()
+
+    def _forward(self, status: object) -> int:
+        """The host's port that leads to the launcher, which it cannot reach itself."""
+        try:
+            return self._channel.forward(self._front.port("127.0.0.1"))
+        except HostUnusable as unusable:
+            words = f"it cannot connect to the launcher ({status.reason}); " if isinstance(status, Unreachable) else ""
+            raise HostUnusable(replace(unusable.failure, reason=words + unusable.failure.reason)) from unusable
 
     def _read_status(self) -> object | None:
         """Skips what the login shell prints; returns the agent's status, or None where it ended without one."""
