@@ -176,6 +176,7 @@ class Agent:
             self._files_quiet = False
             self._watch(self._inotify.fileno(), self._files_changed)
         if self._run:
+            self._run.look_after_workers(now)
             if self._run.patience(now) == 0.0:
                 self._run.step(now)
             if self._run.finished and self._uplink.settled:  # the launcher has read its files

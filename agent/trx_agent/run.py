@@ -45,6 +45,9 @@ from trx_agent.streams import Outflow, last_lines
 
 _LOGS = (Kind.STDOUT, Kind.STDERR, Kind.RECORDS)
 _STEP = 0.02
+_LOOKING = 0.5
+_RUNNERS_PATIENCE = 5.0
+"""Seconds that the runner may take to tell of a worker's end, on a busy host."""
 
 Send = Callable[[AnyMessage, Body], None]
 
@@ -78,6 +81,10 @@ class Run:
         self._pids: tuple[int, ...] = ()
         self._codes: dict[int, int] = {}
         self._reported: set[int] = set()
+        self._runner_pid = 0
+        self._headless: set[int] = set()
+        self._ended_since: dict[int, float] = {}  # by pid: workers of whose end the runner has not told
+        self._next_look = 0.0
         self._held: set[int] = set()  # raised, but only after another worker had died
         self._received = 0
         self._felling: tree.Felling | None = None
@@ -188,6 +195,7 @@ class Run:
         report = orders.decode(data)
         if isinstance(report, orders.Started):
             self._pids = report.workers
+            self._runner_pid = report.runner
             self._spare.add(report.runner)
             self._send(Up(self.number, report.runner, report.workers, self._torch_imported(now)), b"")
             for local_rank in range(len(self._pids)):
@@ -217,6 +225,21 @@ class Run:
             if left is not None and (len(self._codes) == len(self._pids) or left):
                 self._has_gone(tuple(tree.describe(process) for process in left))
 
+    def look_after_workers(self, now: float) -> None:
+        """Deals with ends that nobody will tell of: of a worker's first thread alone, or while the runner is stuck."""
+        if now < self._next_look:
+            return
+        self._next_look = now + _LOOKING
+        for local_rank, pid in enumerate(self._pids):
+            if local_rank in self._codes:
+                continue
+            if tree.has_lost_its_head(pid):
+                self._headless.add(local_rank)
+                os.kill(pid, signal.SIGKILL)
+            elif tree.has_ended(pid) and now - self._ended_since.setdefault(pid, now) > _RUNNERS_PATIENCE:
+                os.kill(self._runner_pid, signal.SIGKILL)
+                return
+
     # ---- inside -----------------------------------------------------------------------------------------------------
 
     def _worker_gone(self, report: orders.WorkerGone, now: float) -> None:
@@ -224,6 +247,8 @@ class Run:
         self._look_for_outcome(report.local_rank)
         if report.local_rank not in self._reported:
             code = report.code
+            if report.local_rank in self._headless:
+                code = 0  # we have killed what was left of it
             oom = code == -signal.SIGKILL and self._oom.has_risen()
             self._ended(report.local_rank, Exited(code) if code >= 0 else Killed(-code, oom), 0)
         held, self._held = self._held, set()

@@ -33,6 +33,14 @@ def has_ended(pid: int) -> bool:
         return True
 
 
+def has_lost_its_head(pid: int) -> bool:
+    """Whether the first thread of a process has ended, and others go on: its parent will not hear of it."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        return bool(process.status() == psutil.STATUS_ZOMBIE and process.num_threads() > 1)
+    return False
+
+
 def _alive(process: psutil.Process) -> bool:
     try:
         if process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):

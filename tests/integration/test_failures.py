@@ -7,6 +7,7 @@ import ctypes
 import json
 import os
 import pickle
+import platform
 import re
 import resource
 import signal
@@ -507,6 +508,34 @@ def test_end_of_a_process_is_a_failure_of_its_rank_with_its_last_words(
     log_file = Path(error.failures[0].log_file)
     assert log_file.name == "localhost[1].log"
     assert f"\nthe last words of {error.pid}\n" in log_file.read_text()
+
+
+def test_end_of_a_workers_main_thread_alone_is_the_end_of_the_worker(workers: trx.Launcher) -> None:
+    def work() -> None:
+        threading.Thread(target=time.sleep, args=(60,)).start()
+        print("the last words", flush=True)
+        ctypes.CDLL(None).syscall({"x86_64": 60}.get(platform.machine(), 93), 0)  # exit, of this thread
+
+    error = fails(workers, on_rank(1, work))
+
+    assert (error.rank, error.exitcode) == (1, 0)
+    assert "ended without a result" in error.failures[0].summary
+    assert "the last words" in error.failures[0].last_lines
+    assert list(workers.run(rank)) == [0, 1]
+
+
+def test_end_of_a_worker_is_told_though_the_process_that_watches_it_is_stopped() -> None:
+    def work() -> None:
+        os.kill(os.getppid(), signal.SIGSTOP)
+        os._exit(7)
+
+    with trx.Launcher(["localhost"], 2, backend=None, grace_period=1) as launcher:
+        start = time.monotonic()
+        with pytest.raises(trx.AgentFailedError, match="watching the workers") as caught:
+            launcher.run(on_rank(1, work))
+        assert time.monotonic() - start < SOON + 5.0
+        assert caught.value.hostname == "localhost"
+        assert list(launcher.run(rank)) == [0, 1]
 
 
 def test_crash_in_c_tells_where_python_was(workers: trx.Launcher) -> None:
