@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,13 @@ def flood():
         if number % 40 == 0:
             note("floods", blocks=number)
             time.sleep(max(0.0, begun + number * len(block(0)) / RATE - time.monotonic()))
+
+def print_one_line():
+    if os.environ["RANK"] == "1":
+        for number in range(1 << 10):
+            os.write(1, (b"%08d" % number) * (1 << 17))
+        os.write(1, b"\\n")
+        await_go()
 
 def fine():
     return socket.gethostname()
@@ -136,5 +144,22 @@ def test_line_of_100_megabytes_and_bytes_that_are_no_text_arrive_as_they_are(two
         launch.first("returned", within=60)
         assert size(launch.log("node2")) == wrote["size"]
         assert hashlib.sha256(launch.log("node2").read_bytes()).hexdigest() == wrote["digest"]
+        assert_launcher_stayed_small(launch)
+        assert_clean(launch)
+
+
+def test_line_of_a_gigabyte_arrives_whole_and_needs_no_memory(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab(2, tmp_size="1200m")
+    with Launch(lab, FLOODING, ["print_one_line"], lease=60) as launch:
+        agent = agent_of(launch, lab["node2"])
+        wait_until(lambda: size(launch.log("node2")) > 1 << 30, 90, "all of it has arrived")
+        assert peak(agent) < MOST_OF_AN_AGENT
+        launch.go()
+        launch.first("returned")
+        with launch.log("node2").open("rb") as file:
+            for number in range(1 << 10):
+                assert file.read(1 << 20) == (b"%08d" % number) * (1 << 17)
+            assert file.read() == b"\n"
+        launch.log("node2").unlink()
         assert_launcher_stayed_small(launch)
         assert_clean(launch)
