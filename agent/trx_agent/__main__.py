@@ -15,6 +15,7 @@ import tempfile
 from io import FileIO
 from pathlib import Path
 
+from trx_agent.linux import ignore_warnings
 from trx_agent.protocol import messages
 from trx_agent.protocol.bootstrap import (
     HEAD,
@@ -44,6 +45,7 @@ class _Refusal(Exception):
 
 def main(stdin: FileIO) -> None:
     """Called by the loader line, with the rest of stdin still to be read."""
+    ignore_warnings()
     try:
         bootstrap = unframe(_read_frame(stdin))
         signal.alarm(0)  # which has run since before the launcher's first word

@@ -21,7 +21,7 @@ from trx_agent import machine
 from trx_agent.environment import for_workers
 from trx_agent.forkserver import ForkServer
 from trx_agent.linux import die_with_parent, inherit_orphans, reap
-from trx_agent.orders import AGENT_LOG
+from trx_agent.orders import AGENT_LOG, LAUNCHER_GONE
 from trx_agent.protocol.bootstrap import Bootstrap
 
 SLACK = 2.0
@@ -30,14 +30,14 @@ SLACK = 2.0
 
 def guard(stdin: FileIO, bootstrap: Bootstrap, endpoint: str, environment: Mapping[str, str], directory: Path) -> None:
     """Forks the agent, watches over it, and never returns."""
-    if os.getpid() != os.getsid(0):
+    if os.getpid() != os.getpgrp():  # Slurm makes it the leader of a group, which cannot have a session of its own
         os.setsid()  # signals of the launcher's terminal are for the launcher
     inherit_orphans()
     guardian = os.getpid()
     listening, pulse = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     agent = os.fork()
     if agent == 0:
-        die_with_parent(guardian, signal.SIGTERM)  # which the agent takes for the end of the launcher
+        die_with_parent(guardian, LAUNCHER_GONE)
         os.close(listening)
         _become_agent(stdin, bootstrap, endpoint, environment, directory, pulse, guardian)
     os.close(pulse)
@@ -102,7 +102,7 @@ def _watch(stdin: FileIO, agent: int, pulse: int, bootstrap: Bootstrap) -> int:
         if stdin.fileno() in ready and not os.read(stdin.fileno(), 65536):
             watched.remove(stdin.fileno())
             leaving = time.monotonic() + bootstrap.grace + SLACK
-            os.kill(agent, signal.SIGTERM)
+            os.kill(agent, LAUNCHER_GONE)
         if not ready:
             os.kill(agent, signal.SIGKILL)
             watched = [pidfd]
