@@ -10,10 +10,14 @@ hands out by number, and which NVML knows nothing of. The daemons end with their
 from __future__ import annotations
 
 import secrets
+import shlex
 import subprocess
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 
+from . import leaks
 from .host import Host
 from .lab import Lab
 from .machine import Machine, Words
@@ -21,6 +25,8 @@ from .shell import LabError, find_tool
 from .waiting import wait_until
 
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "salloc", "scancel", "scontrol", "sinfo")
+
+_SLURMD_PORT = 6818
 
 # CgroupPlugin: slurmd 22.05 wants a cgroup mount otherwise, even where nothing uses cgroups.
 _CGROUP_CONF = "CgroupPlugin=cgroup/v1\n"
@@ -78,6 +84,58 @@ def slurm_unavailable() -> str | None:
     return f"Slurm in the lab needs programs that are not installed: {', '.join(missing)}" if missing else None
 
 
+class Job:
+    """A program in an allocation of its own.
+
+    Args:
+        slurm: Which gave the allocation.
+        job_id: Its number.
+        directory: Where its output and its exit status are written.
+        shell: The salloc that the allocation belongs to, if it is one of the kind.
+
+    Attributes:
+        id: Its number.
+    """
+
+    def __init__(self, slurm: Slurm, job_id: str, directory: Path, shell: subprocess.Popen[str] | None = None) -> None:
+        self.id = job_id
+        self._slurm = slurm
+        self._directory = directory
+        self._shell = shell
+
+    def ends(self, status: int = 0, within: float = 60.0) -> str:
+        """Waits for the end of the program, and returns what it printed."""
+        path = self._directory / "status"
+        try:
+            wait_until(lambda: path.exists() and path.read_text().endswith("\n"), within, "the program has ended")
+        except TimeoutError as error:
+            raise LabError(f"{error}\n{self._printed()}\n{self._slurm.logs()}") from None
+        if int(path.read_text()) != status:
+            raise LabError(f"the program ended with status {path.read_text()}\n{self._printed()}")
+        return self._printed()
+
+    def process(self, word: str) -> int:
+        """The only Python with this word on its command line, as the real machine numbers it."""
+        machines: list[Machine] = [self._slurm.lab.launcher, *self._slurm.lab]
+        told = {pid: leaks.describe(pid) for machine in machines for pid in machine.pids()}
+        found = [pid for pid, words in told.items() if word in words and words.split()[1] == sys.executable]
+        if len(found) != 1:
+            raise LabError(f"there are {len(found)} processes with {word}: {told}")
+        (pid,) = found
+        return pid
+
+    def leave(self) -> None:
+        """Ends the shell of an salloc, which outlives the program, and with it the allocation."""
+        assert self._shell is not None
+        assert self._shell.stdin is not None
+        self._shell.stdin.close()
+        self._shell.wait(20)
+
+    def _printed(self) -> str:
+        path = self._directory / "job.out"
+        return path.read_text() if path.exists() else ""
+
+
 class Slurm:
     """A context manager; the launcher is the login node, and the controller's machine.
 
@@ -88,8 +146,8 @@ class Slurm:
         kill_wait: Seconds between SIGTERM and SIGKILL at a time limit, and when a job is cancelled.
     """
 
-    def __init__(self, lab: Lab, *, cpus: int = 8, gpus: Mapping[str, int] | None = None, kill_wait: int = 5) -> None:
-        self._lab = lab
+    def __init__(self, lab: Lab, *, cpus: int = 8, gpus: Mapping[str, int] | None = None, kill_wait: int = 3) -> None:
+        self.lab = lab
         self._gpus = dict(gpus or {})
         self._conf = lab.directory / "slurm"
         lines = [self._node_line(host, cpus) for host in lab]
@@ -114,25 +172,26 @@ class Slurm:
         self._conf.mkdir(mode=0o700)
         for name, text in self._files.items():
             (self._conf / name).write_text(text)
-        login = self._lab.launcher
+        login = self.lab.launcher
         self._install(login)
         login.run(["slurmctld", "-c"])
-        for host in self._lab:
+        for host in self.lab:
             self.start(host)
         self.await_idle()
-        for machine in (login, *self._lab):
-            machine.accept()
+        login.accept()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._lab.launcher.run(["sh", "-c", "kill $(cat /run/slurm/slurmctld.pid /run/munge/munged.pid)"], check=False)
+        self.lab.launcher.run(["sh", "-c", "kill $(cat /run/slurm/slurmctld.pid /run/munge/munged.pid)"], check=False)
 
     def start(self, host: Host) -> None:
         """Brings a host into Slurm; also to be called when it was switched off and on again."""
         self._install(host)
         host.run(["slurmd"])
+        wait_until(lambda: _SLURMD_PORT in leaks.listening_ports(host.pids()[0]), 10, f"{host.name}'s slurmd")
+        host.accept()
 
     def _install(self, machine: Machine) -> None:
         gpus = self._gpus.get(machine.name, 0)
@@ -142,7 +201,34 @@ class Slurm:
         self, argv: Words, *, env: Mapping[str, str] | None = None, check: bool = True, timeout: float = 60.0
     ) -> subprocess.CompletedProcess[str]:
         """Runs a command at the login node."""
-        return self._lab.launcher.run(argv, env=env, check=check, timeout=timeout)
+        return self.lab.launcher.run(argv, env=env, check=check, timeout=timeout)
+
+    def sbatch(
+        self, options: Sequence[str], words: Sequence[str], directory: Path, *, env: Mapping[str, str] | None = None
+    ) -> Job:
+        """Submits a batch script that runs a program, whose output and exit status go to files in a directory."""
+        script = directory / "job.sh"
+        script.write_text(_program(words, directory))
+        submit = ["sbatch", "--parsable", "--output=/dev/null", f"--chdir={directory}", *options, str(script)]
+        return Job(self, self.run(submit, env=env).stdout.strip(), directory)
+
+    def salloc(
+        self, options: Sequence[str], words: Sequence[str], directory: Path, *, env: Mapping[str, str] | None = None
+    ) -> Job:
+        """Runs a program at the login node, in an allocation that outlives it: until `Job.leave`."""
+        script = directory / "job.sh"
+        script.write_text(f"echo $SLURM_JOB_ID >job.id\n{_program(words, directory)}read line\n")
+        command = ["salloc", "--quiet", *options, "sh", str(script)]
+        shell = self.lab.launcher.popen(
+            command, env=env, cwd=directory, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+        )
+        number = directory / "job.id"
+        wait_until(lambda: number.exists() and number.read_text().endswith("\n"), 20, "the allocation is made")
+        return Job(self, number.read_text().strip(), directory, shell)
+
+    def cancel_all(self) -> None:
+        """Ends all jobs."""
+        self.run(["scancel", "--user=root"])
 
     def states(self) -> dict[str, str]:
         """What Slurm says of each host."""
@@ -154,7 +240,7 @@ class Slurm:
 
         def idle() -> bool:
             states = self.states()
-            return len(states) == len(self._lab) and set(states.values()) == {"idle"}
+            return len(states) == len(self.lab) and set(states.values()) == {"idle"}
 
         try:
             wait_until(idle, 30, "all hosts are idle")
@@ -164,7 +250,13 @@ class Slurm:
     def logs(self) -> str:
         """The end of what the daemons say."""
         show = ["sh", "-c", "tail -n 20 /run/slurm/*.log /run/munge/munged.log"]
-        return "\n".join(machine.run(show, check=False).stdout for machine in (self._lab.launcher, *self._lab))
+        return "\n".join(machine.run(show, check=False).stdout for machine in (self.lab.launcher, *self.lab))
+
+
+def _program(words: Sequence[str], directory: Path) -> str:
+    # Slurm's SIGTERM is for this shell too, which outlives it to tell how the program ended.
+    command = f"{shlex.join(words)} >{directory}/job.out 2>&1"
+    return f"#!/bin/sh\ntrap : TERM\n{command}\necho $? >{directory}/status\n"
 
 
 def _list(lab: Lab) -> str:
