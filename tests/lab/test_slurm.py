@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ import pytest
 
 from .faults import are_gone
 from .harness import Lab, Slurm, slurm_unavailable, wait_until
+from .harness.shell import PATH
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -367,3 +370,46 @@ def test_a_job_of_submitit_launches(slurm: Slurm, settings: str) -> None:
     hosts = ["node1", "node2"][: 2 if "2" in settings else 1]
     expected = [[str(rank), host, 3] for rank, host in enumerate(hosts)]
     assert json.loads(finished.stdout.splitlines()[-1]) == expected
+
+
+# -- what is documented -----------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[2]
+
+
+def at_the_login_node(slurm: Slurm, words: list[str], directory: Path) -> str:
+    """What a command prints that a user runs with the environment active in which trx is installed."""
+    path = f"{Path(sys.executable).parent}:{PATH}"
+    # torch's optimizers make that cache's directory, in /tmp where nothing else is said.
+    env = {"TRX_LOG_DIR": "", "PATH": path, "TORCHINDUCTOR_CACHE_DIR": str(directory / "cache")}
+    process = slurm.lab.launcher.popen(words, env=env, cwd=directory)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, printed
+    return printed
+
+
+def test_the_example(slurm: Slurm) -> None:
+    directory = slurm.lab.directory / "example"
+    shutil.copytree(ROOT / "examples" / "slurm", directory)
+    at_the_login_node(slurm, ["sbatch", "--wait", "--output=out", "train.sbatch"], directory)
+    assert (directory / "out").read_text().splitlines()[-2:] == ["4 workers on node1, node2", "slope 3.0, offset 1.0"]
+
+
+def test_the_guide_page(slurm: Slurm) -> None:
+    """Blocks with a file's name on top are written to it; those of bash are run."""
+    directory = slurm.lab.directory / "guide"
+    directory.mkdir()
+    page = (ROOT / "docs" / "guide" / "slurm.md").read_text()
+    printed = []
+    for language, text in re.findall(r"^```(\w+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        if named := re.match(r"(?:#!.*\n)?# ([\w.]+)\n", text):
+            (directory / named[1]).write_text(text)
+        else:
+            assert language == "bash"
+            printed.append(at_the_login_node(slurm, ["bash", "-euo", "pipefail", "-c", text], directory))
+    batch, interactive, warned, submitted = printed
+    assert "node1 [4.0, 4.0]\nnode2 [4.0, 4.0]" in batch
+    assert "node1 [3.0, 3.0]\nnode2 [3.0]" in interactive
+    assert "node1 [2.0]\nnode2 [2.0]" in interactive
+    assert "['warned', 'warned']" in warned
+    assert "['0', '1']" in submitted

@@ -10,6 +10,7 @@ import trx
 from trx import slurm
 from trx.hosts import srun
 from trx.plan import make_hosts
+from trx_agent import machine
 
 SALLOC = {
     "SLURM_JOB_ID": "7",
@@ -222,3 +223,39 @@ def test_agents_by_ssh_are_told_which_gpus_are_the_jobs(allocated: pytest.Monkey
     assert slurm.gpus_for_ssh("node1") == {"CUDA_VISIBLE_DEVICES": "2,3"}
     assert slurm.gpus_for_ssh("node2") == {"CUDA_VISIBLE_DEVICES": ""}
     assert slurm.gpus_for_ssh("elsewhere") == {}
+
+
+# ---- what an agent counts -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variables", "gpus"),
+    [
+        ({}, 4),
+        ({"CUDA_VISIBLE_DEVICES": "0,1"}, 2),
+        ({"SLURM_STEP_ID": "0"}, 0),  # the node's GPUs are other jobs'
+        ({"SLURM_STEP_ID": "0", "CUDA_VISIBLE_DEVICES": "0,1"}, 2),
+        ({"SLURM_STEP_ID": "0", "CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5"}, 4),  # what Slurm says, NVML does not know
+    ],
+)
+def test_an_agent_counts_the_gpus_of_its_step(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], gpus: int
+) -> None:
+    monkeypatch.setattr(machine, "_present_gpus", lambda: 4)
+    assert machine.count_gpus(variables) == gpus
+
+
+@pytest.mark.parametrize(
+    ("variables", "cpus"),
+    [
+        ({}, 64),
+        ({"SLURM_STEP_ID": "0"}, 64),
+        ({"SLURM_STEP_ID": "0", "SLURM_CPUS_ON_NODE": "8"}, 8),
+        ({"SLURM_CPUS_ON_NODE": "8"}, 64),  # copied from somewhere: this is no step
+    ],
+)
+def test_an_agent_counts_the_cpus_of_its_step(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], cpus: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
+    assert machine.count_cpus(variables) == cpus
