@@ -43,6 +43,8 @@ class Session:
         self._launcher = launcher
         allocation = slurm.reached_by_srun(launcher.start)
         self._terminal = _terminal_size()  # once, since another one would cost another import of torch
+        if allocation is not None:
+            slurm.granted_gpus(allocation.job_id)  # asked once: each host's step has to name its own
         preparation = self._preparation()
         python = launcher.python or sys.executable
         planned = launcher.planned_hosts()

@@ -152,7 +152,7 @@ def read_gpus(job: str) -> dict[str, tuple[int, ...]]:
 
 @functools.lru_cache(maxsize=1)
 def granted_gpus(job_id: str) -> dict[str, tuple[int, ...]]:
-    """Which GPUs a job has on each host. Slurm is asked: a batch script's variables tell of its own host alone.
+    """Which GPUs a job has on each host. A batch script's variables tell of its own host alone, so Slurm is asked.
 
     Raises:
         RuntimeError: Where Slurm does not say.

@@ -366,12 +366,12 @@ class Agent:
         self._leave(self._bootstrap.grace)
 
     def _told_to_end(self) -> None:
-        """By Slurm, as a rule, which has told every process of the step: the workers too."""
+        """By Slurm, as a rule, which tells every process of a job: the workers have been told as well."""
         self._terminated = False
-        in_step = machine.is_slurm_step(os.environ)
-        if in_step and self._run:
+        by_slurm = machine.is_slurms(os.environ)
+        if by_slurm and self._run:
             self._run.spare_the_asking()
-        who = "Slurm has cancelled it, or its time is up" if in_step else "somebody has ended it"
+        who = "Slurm has cancelled the job, or its time is up" if by_slurm else "somebody has ended it"
         self._send(Broken("running", f"its agent was sent SIGTERM: {who}"))
         self._leave(self._bootstrap.grace)
 

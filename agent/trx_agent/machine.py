@@ -23,22 +23,22 @@ def torch_version() -> str:
     return version("torch").partition("+")[0]
 
 
-def is_slurm_step(variables: Mapping[str, str]) -> bool:
-    """Whether a process with these variables is in a step of a Slurm job: in the environment that Slurm has made."""
-    return "SLURM_STEP_ID" in variables
+def is_slurms(variables: Mapping[str, str]) -> bool:
+    """Whether Slurm has started this process here, or an ancestor of it: a batch script, or a step of a job."""
+    return "SLURMD_NODENAME" in variables
 
 
 def count_cpus(variables: Mapping[str, str]) -> int:
-    """CPUs that a process may use: in a step no more than the job has, even where Slurm does not enforce it."""
+    """CPUs that a process may use: no more than its Slurm job has here, even where Slurm does not enforce it."""
     allowed = len(os.sched_getaffinity(0))
-    given = variables.get("SLURM_CPUS_ON_NODE", "") if is_slurm_step(variables) else ""
+    given = variables.get("SLURM_CPUS_ON_NODE", "") if is_slurms(variables) else ""
     return min(allowed, int(given)) if given else allowed
 
 
 def count_gpus(variables: Mapping[str, str]) -> int:
     """GPUs that a process with these variables could use, asked of NVML, which opens no CUDA context."""
     visible = variables.get("CUDA_VISIBLE_DEVICES")
-    if visible is None and is_slurm_step(variables):
+    if visible is None and is_slurms(variables):
         return 0  # Slurm names those that it gives, and enforces it or not
     present = _present_gpus()
     if visible is None:

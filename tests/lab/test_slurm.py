@@ -202,13 +202,22 @@ except RuntimeError as error:
 
 
 def test_a_step_that_slurm_refuses_is_explained(slurm: Slurm) -> None:
-    """The job is over, as far as Slurm knows, and the shell has not noticed."""
-    program = Program(slurm, BUSY)
-    stale = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "node1", "TRX_LOG_DIR": ""}
-    finished = slurm.run(program.words, env=stale)
-    ((hostname, reason),) = json.loads(finished.stdout.splitlines()[-1])
+    """Somebody has cancelled the job since."""
+    source = 'import subprocess; subprocess.run(["scancel", os.environ["SLURM_JOB_ID"]], check=True)'
+    program = Program(slurm, f"{source}\n{BUSY}")
+    job = slurm.salloc(["-N1"], program.words, program.directory, env={"TRX_LOG_DIR": ""})
+    ((hostname, reason),) = json.loads(job.ends().splitlines()[-1])
+    job.leave()
     assert hostname == "node1"
-    assert "Invalid job id" in reason
+    assert "expired" in reason or "already completing or completed" in reason
+
+
+def test_an_allocation_that_slurm_does_not_know(slurm: Slurm) -> None:
+    stale = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "node1", "TRX_LOG_DIR": ""}
+    finished = slurm.run(Program(slurm, LOOK).words, env=stale, check=False)
+    assert finished.stderr.splitlines()[-1].startswith(
+        "RuntimeError: cannot ask Slurm for the GPUs of the allocation 4711"
+    )
 
 
 # -- signals ----------------------------------------------------------------------------------------------------------
@@ -309,6 +318,18 @@ def test_scancel_leaves_nothing_behind(slurm: Slurm, how: str) -> None:
     assert slurm.lab.leftovers() == []
 
 
+def test_workers_of_a_cancelled_job_are_asked_once(slurm: Slurm) -> None:
+    """Slurm has asked them already. The launcher, which Slurm tells nothing, says what has happened."""
+    program = Program(slurm, SAVING)
+    job = slurm.salloc(["-N1"], program.words, program.directory, env={"TRX_LOG_DIR": ""})
+    program.await_notes("works 0")
+    slurm.run(["scancel", job.id])
+    printed = job.ends(status=1).splitlines()
+    job.leave()
+    assert printed[-1].startswith("trx.errors.AgentFailedError: node1, running: its agent was sent SIGTERM: Slurm has")
+    assert program.notes() == ["saved 0", "saves 0", "works 0"]
+
+
 # -- faults -----------------------------------------------------------------------------------------------------------
 
 
@@ -391,8 +412,10 @@ def at_the_login_node(slurm: Slurm, words: list[str], directory: Path) -> str:
 def test_the_example(slurm: Slurm) -> None:
     directory = slurm.lab.directory / "example"
     shutil.copytree(ROOT / "examples" / "slurm", directory)
-    at_the_login_node(slurm, ["sbatch", "--wait", "--output=out", "train.sbatch"], directory)
-    assert (directory / "out").read_text().splitlines()[-2:] == ["4 workers on node1, node2", "slope 3.0, offset 1.0"]
+    at_the_login_node(slurm, ["sbatch", "--output=out", "train.sbatch"], directory)
+    out = directory / "out"  # which --wait would look for more and more rarely
+    wait_until(lambda: out.exists() and "slope" in out.read_text(), 60, "the job has ended")
+    assert out.read_text().splitlines()[-2:] == ["2 workers on node1, node2", "slope 3.0, offset 1.0"]
 
 
 def test_the_guide_page(slurm: Slurm) -> None:

@@ -233,12 +233,12 @@ def test_agents_by_ssh_are_told_which_gpus_are_the_jobs(allocated: pytest.Monkey
     [
         ({}, 4),
         ({"CUDA_VISIBLE_DEVICES": "0,1"}, 2),
-        ({"SLURM_STEP_ID": "0"}, 0),  # the node's GPUs are other jobs'
-        ({"SLURM_STEP_ID": "0", "CUDA_VISIBLE_DEVICES": "0,1"}, 2),
-        ({"SLURM_STEP_ID": "0", "CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5"}, 4),  # what Slurm says, NVML does not know
+        ({"SLURMD_NODENAME": "n"}, 0),  # the node's GPUs are other jobs'
+        ({"SLURMD_NODENAME": "n", "CUDA_VISIBLE_DEVICES": "0,1"}, 2),
+        ({"SLURMD_NODENAME": "n", "CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5"}, 4),  # what Slurm says, NVML does not know
     ],
 )
-def test_an_agent_counts_the_gpus_of_its_step(
+def test_an_agent_counts_the_gpus_that_slurm_gives(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], gpus: int
 ) -> None:
     monkeypatch.setattr(machine, "_present_gpus", lambda: 4)
@@ -249,12 +249,12 @@ def test_an_agent_counts_the_gpus_of_its_step(
     ("variables", "cpus"),
     [
         ({}, 64),
-        ({"SLURM_STEP_ID": "0"}, 64),
-        ({"SLURM_STEP_ID": "0", "SLURM_CPUS_ON_NODE": "8"}, 8),
-        ({"SLURM_CPUS_ON_NODE": "8"}, 64),  # copied from somewhere: this is no step
+        ({"SLURMD_NODENAME": "n"}, 64),
+        ({"SLURMD_NODENAME": "n", "SLURM_CPUS_ON_NODE": "8"}, 8),
+        ({"SLURM_CPUS_ON_NODE": "8"}, 64),  # copied from somewhere: Slurm has not started this
     ],
 )
-def test_an_agent_counts_the_cpus_of_its_step(
+def test_an_agent_counts_the_cpus_that_slurm_gives(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], cpus: int
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
