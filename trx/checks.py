@@ -15,7 +15,8 @@ from trx.environment import is_text
 from trx_agent.protocol import diagnose, payload
 from trx_agent.protocol.payload import Pickled
 
-WORDS_FOR_WORKERS = ("auto", "gpu", "cpu")
+WORDS_FOR_WORKERS = ("auto", "gpu", "cpu", "slurm")
+WAYS_TO_START = ("auto", "ssh", "srun")
 SHORTEST_LEASE = 3.0
 _OPEN_FILES, _OPEN_FILES_OF_A_HOST = 48, 4
 _BACKENDS = {"gloo", "nccl", "mpi", "ucc", "xccl", "fake"}
@@ -67,6 +68,13 @@ def _check_count(count: object) -> int | str:
     if count < 1:
         raise ValueError(f"workers_per_host must be at least 1, not {count}")
     return count
+
+
+def check_start(start: object) -> None:
+    """Raises ValueError where agents cannot be started in this way."""
+    if start not in WAYS_TO_START:
+        words = ", ".join(f'"{word}"' for word in WAYS_TO_START)
+        raise ValueError(f"start must be one of {words}, not {start!r}")
 
 
 def check_backend(backend: object) -> None:

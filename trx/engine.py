@@ -12,7 +12,7 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -49,6 +49,7 @@ from trx_agent.protocol.messages import (
     Kind,
     Mark,
     Preparation,
+    Signal,
     Start,
     Stream,
     Up,
@@ -153,6 +154,10 @@ class Engine:
     def interrupt(self, grace: float) -> None:
         """Ends the present run."""
         self._mailbox.post(lambda: self._interrupt(grace))
+
+    def warn(self, number: int, warned: Collection[int]) -> None:
+        """Passes a signal on to the workers of the present run, but for those of the agents in `warned`."""
+        self._mailbox.post(lambda: self._warn(number, warned))
 
     @property
     def usable(self) -> bool:
@@ -331,6 +336,12 @@ class Engine:
             self._report(self._run.number)  # only its output is waited for
         else:
             self._feed_job(Interrupted(grace))
+
+    def _warn(self, number: int, warned: Collection[int]) -> None:
+        if self._run is None:
+            return
+        for agent in self._hellos.keys() - self._ended.keys() - set(warned):
+            self._hub.send(agent, Signal(self._run.number, number))
 
     def _feed_job(self, event: Event) -> None:
         if self._run is None:

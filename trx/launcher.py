@@ -8,11 +8,10 @@ from dataclasses import KW_ONLY, dataclass, field, fields
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
-from trx import checks
+from trx import checks, slurm
 from trx.environment import DEFAULT_ENV_VARS, check_patterns
 from trx.plan import Host, make_hosts
 from trx.results import LaunchResult
-from trx.slurm import allocated_hosts
 
 if TYPE_CHECKING:
     from trx.session import Session
@@ -26,9 +25,13 @@ class Launcher:
     """Settings of launches, and, as a context manager, agents that stay up from one run to the next.
 
     Attributes:
-        hostnames: Names or addresses, one agent each; "auto": those of the Slurm allocation, else "localhost".
+        hostnames: Names or addresses, one agent each; "slurm": those of the Slurm allocation; "auto": the same, where
+            there is one, else "localhost".
         workers_per_host: A number, or a list of one for each host; "gpu": one for each GPU; "cpu": one for each
-            CPU that the agent may use; "auto": GPUs where there are any, else CPUs.
+            CPU that the agent may use; "auto": GPUs where there are any, else CPUs; "slurm": what the Slurm
+            allocation was made for (`trx.slurm.Allocation.workers`).
+        start: How agents are started on other hosts: "ssh"; "srun", as steps of the Slurm allocation, on its hosts (on
+            others by SSH even so); "auto": by srun where there are an allocation and an srun, else by SSH.
         ssh_config_file: Instead of the user's and the system's own.
         backend: Of the process group that workers find initialised: a name that torch knows, "auto" (nccl where every
             worker has a GPU, else gloo), or None for no process group.
@@ -46,9 +49,10 @@ class Launcher:
             launcher for as long ends its workers.
     """
 
-    hostnames: Sequence[str] | Literal["auto"] = "auto"
-    workers_per_host: int | Sequence[int | str] | Literal["auto", "gpu", "cpu"] = "auto"
+    hostnames: Sequence[str] | Literal["auto", "slurm"] = "auto"
+    workers_per_host: int | Sequence[int | str] | Literal["auto", "gpu", "cpu", "slurm"] = "auto"
     _: KW_ONLY
+    start: slurm.Start = "auto"
     ssh_config_file: str | os.PathLike[str] | None = None
     backend: str | None = "auto"
     timeout: float = 600
@@ -70,6 +74,7 @@ class Launcher:
             WorkerFailedError: Where a worker failed; also of the class of the exception that it raised.
             AgentFailedError: Where hosts cannot be used, or were lost.
             TypeError, ValueError, FileNotFoundError: Where a setting or the function is no good; nothing was started.
+            RuntimeError: Where a setting needs a Slurm allocation and there is none; nothing was started.
         """
         self._check()
         self.planned_hosts()
@@ -118,11 +123,12 @@ class Launcher:
         return launcher
 
     def _check(self) -> None:
-        if self.hostnames != "auto":
+        if self.hostnames not in ("auto", "slurm"):
             checks.check_workers(self.workers_per_host, len(checks.check_hostnames(self.hostnames)))
         else:  # how many hosts there are is known within the allocation only
             workers = self.workers_per_host
             checks.check_workers(workers, len(workers) if isinstance(workers, Sequence) else 1)
+        checks.check_start(self.start)
         checks.check_backend(self.backend)
         for name in ("timeout", "start_timeout", "grace_period", "lease"):
             checks.check_seconds(name, getattr(self, name))
@@ -138,8 +144,9 @@ class Launcher:
 
     def planned_hosts(self) -> tuple[Host, ...]:
         """The agents that a launch with these settings starts."""
-        names = list(self.hostnames) if self.hostnames != "auto" else allocated_hosts() or ["localhost"]
-        return make_hosts(names, checks.check_workers(self.workers_per_host, len(names)))
+        names = list(slurm.hostnames(self.hostnames))
+        workers = slurm.workers(names, checks.check_workers(self.workers_per_host, len(names)))
+        return make_hosts(names, workers, slurm.reached_by_srun(self.start))
 
 
 def launch(
@@ -147,8 +154,8 @@ def launch(
     func_args: Sequence[Any] = (),
     func_kwargs: Mapping[str, Any] | None = None,
     *,
-    hostnames: Sequence[str] | Literal["auto"] = "auto",
-    workers_per_host: int | Sequence[int | str] | Literal["auto", "gpu", "cpu"] = "auto",
+    hostnames: Sequence[str] | Literal["auto", "slurm"] = "auto",
+    workers_per_host: int | Sequence[int | str] | Literal["auto", "gpu", "cpu", "slurm"] = "auto",
     ssh_config_file: str | os.PathLike[str] | None = None,
     backend: str | None = "auto",
     timeout: float = 600,
@@ -177,6 +184,7 @@ def launch(
         WorkerFailedError: Where a worker failed; also of the class of the exception that it raised.
         AgentFailedError: Where hosts cannot be used, or were lost.
         TypeError, ValueError, FileNotFoundError: Where an argument is no good; nothing was started.
+        RuntimeError: Where an argument needs a Slurm allocation and there is none; nothing was started.
     """
     launcher = Launcher(
         hostnames,

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from trx.slurm import Allocation
 from trx_agent.protocol.messages import Door, Hello
 
 WorkersPerHost = int | str
@@ -58,13 +59,24 @@ class Assignment:
     first_gpu: int
 
 
-def make_hosts(hostnames: Sequence[str], workers: Sequence[WorkersPerHost]) -> tuple[Host, ...]:
+def make_hosts(
+    hostnames: Sequence[str], workers: Sequence[WorkersPerHost], allocation: Allocation | None = None
+) -> tuple[Host, ...]:
+    """The agents that are to be started.
+
+    Args:
+        hostnames: One for each.
+        workers: How many each is to have.
+        allocation: Whose hosts are reached by srun: which of them is the launcher's own machine, Slurm knows.
+    """
     seen: Counter[str] = Counter()
     hosts = []
     for index, (hostname, count) in enumerate(zip(hostnames, workers, strict=True)):
         seen[hostname] += 1
         label = hostname if seen[hostname] == 1 else f"{hostname}#{seen[hostname]}"
-        hosts.append(Host(index, hostname, label, count, is_local(hostname)))
+        by_srun = allocation is not None and hostname in allocation.hosts
+        local = hostname == allocation.here if allocation and by_srun else is_local(hostname)
+        hosts.append(Host(index, hostname, label, count, local))
     return tuple(hosts)
 
 

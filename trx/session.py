@@ -7,6 +7,7 @@ import importlib.metadata
 import logging
 import os
 import shutil
+import signal
 import sys
 import threading
 from concurrent.futures import Future
@@ -15,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trx import checks, hosts
+from trx import checks, hosts, signals, slurm
 from trx.engine import Engine, LaunchSettings
 from trx.environment import select
 from trx.output import LogFiles, Sink, Source, Terminal, make_log_directory
@@ -40,11 +41,16 @@ class Session:
         self._turn = threading.Lock()
         self._abandoned = False
         self._launcher = launcher
+        allocation = slurm.reached_by_srun(launcher.start)
         self._terminal = _terminal_size()  # once, since another one would cost another import of torch
+        if allocation is not None:
+            slurm.granted_gpus(allocation.job_id)  # asked once: each host's step has to name its own
         preparation = self._preparation()
         python = launcher.python or sys.executable
         planned = launcher.planned_hosts()
         checks.check_open_files(len(planned))
+        in_step = allocation.hosts if allocation and allocation.in_step else ()
+        self._warned_by_slurm = frozenset(host.index for host in planned if host.hostname in in_step)
         open_channel = partial(
             hosts.make_channel,
             python=python,
@@ -52,6 +58,7 @@ class Session:
             ssh_config_file=launcher.ssh_config_file,
             timeout=launcher.start_timeout,
             lease=launcher.lease,
+            allocation=allocation,
         )
         settings = _launch_settings(launcher, preparation)
         directory = _log_directory()  # last, since nothing fails any more once it is there
@@ -67,7 +74,12 @@ class Session:
 
     def run(self, call: Pickled) -> LaunchResult[Any]:
         with self._turn:
-            report = self._wait(self._engine.run(call, self._preparation()))
+            future = self._engine.run(call, self._preparation())
+            with signals.heeded(self._warn, lambda: self._engine.interrupt(self._grace)) as heard:
+                report = self._wait(future)
+                if heard.terminated:
+                    self.close()
+                    signals.end_by(signal.SIGTERM)
             # Whoever has told of a failure of its host may be about to end: not to be counted on in another run.
             self._abandoned |= bool(report.job.host_failures)
         return judge(report, self._log_path)
@@ -76,7 +88,7 @@ class Session:
         """What workers' processes are to be made with now: the user may have changed variables since the last run."""
         launcher = self._launcher
         env_file = checks.check_file("env_file", launcher.env_file)
-        variables = select(os.environ, launcher.default_env_vars, launcher.extra_env_vars)
+        variables = select(slurm.for_all_hosts(os.environ), launcher.default_env_vars, launcher.extra_env_vars)
         try:
             text = env_file.read_text(encoding="utf-8") if env_file else ""
         except UnicodeDecodeError as error:
@@ -91,6 +103,10 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _warn(self, number: int) -> None:
+        """Passes on a warning, but not to steps, where this process is in one too: Slurm warns all steps of a job."""
+        self._engine.warn(number, self._warned_by_slurm)
 
     def _wait(self, future: Future[RunReport]) -> RunReport:
         """Waits for the end of a run. Ctrl-C ends it gently, a second Ctrl-C at once."""

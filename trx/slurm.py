@@ -1,16 +1,256 @@
-"""What a Slurm allocation says about its hosts."""
+"""What a Slurm allocation gives: its hosts, their GPUs, and how many workers each of them is meant for."""
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+Start = Literal["auto", "ssh", "srun"]
+
+_PATIENCE = 60.0
+"""Seconds that the controller has for an answer: a busy one may take long."""
+
+_OF_ONE_HOST = (
+    "CUDA_VISIBLE_DEVICES",
+    "GPU_DEVICE_ORDINAL",
+    "ROCR_VISIBLE_DEVICES",
+    "ZE_AFFINITY_MASK",
+    "SLURMD_*",
+    "SLURM_*_ON_NODE",
+    "SLURM_STEP*",
+    "SLURM_NODEID",
+    "SLURM_PROCID",
+    "SLURM_LOCALID",
+    "SLURM_GTIDS",
+    "SLURM_TASK_PID",
+)
+"""Variables that Slurm sets for one host or task, and that mean something else, or nothing, on another."""
+
+_NO_OPTIONS = (
+    "SLURM_CONF",
+    "SLURM_CLUSTER_NAME",
+    "SLURM_WORKING_CLUSTER",
+    "SLURM_JOB_NAME",
+    "SLURM_RESTART_COUNT",
+    "SLURM_ARRAY_*",
+    "SLURM_SUBMIT_*",
+)
+"""Slurm's variables that srun takes for no option of the step, and that the user's function may ask for."""
+
+_GRANTED = re.compile(r"^\s*Nodes=(\S+).* GRES=(\S*)", re.MULTILINE)
+_GPUS = re.compile(r"(?:^|,)gpu(?::[^:(,]+)?:(\d+)(?:\(IDX:([\d,-]+)\))?")
 
 
-def allocated_hosts(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """The hosts of the Slurm allocation that this process runs in; none outside of one."""
-    nodes = environment.get("SLURM_JOB_NODELIST")
-    if not nodes:
-        return []
+@dataclass(frozen=True)
+class Allocation:
+    """The Slurm allocation that this process belongs to.
+
+    Attributes:
+        job_id: The job's.
+        hosts: Names of its nodes, in Slurm's order.
+        here: The one that this process runs on as a part of the job; "" where it does not, as below `salloc`.
+        in_step: Whether srun has started this process, or an ancestor of it; a batch script is no step.
+        tasks: For each host, where the user has asked for tasks.
+        cpus: For each host, those of the job, in units of `--cpus-per-task`.
+    """
+
+    job_id: str
+    hosts: tuple[str, ...]
+    here: str
+    in_step: bool
+    tasks: tuple[int, ...] | None
+    cpus: tuple[int, ...]
+
+    def workers(self, hostname: str) -> int:
+        """How many workers the allocation was made for on a host.
+
+        The tasks that were asked for, where they are more than one on some host; else one for each GPU; else the tasks
+        as Slurm counts them: one for each CPU, unless --ntasks or --cpus-per-task says otherwise.
+
+        Raises:
+            RuntimeError: Where the host is not of the allocation, or has no GPU though others have.
+        """
+        if hostname not in self.hosts:
+            raise RuntimeError(f'workers_per_host="slurm": {hostname} is not in the Slurm allocation {self.job_id}')
+        number = self.hosts.index(hostname)
+        if self.tasks and max(self.tasks) > 1:
+            return self.tasks[number]
+        gpus = granted_gpus(self.job_id)
+        if any(gpus.values()) and not gpus.get(hostname):
+            raise RuntimeError(
+                f'workers_per_host="slurm": the Slurm allocation {self.job_id} has GPUs, but none on {hostname}; '
+                "say how many workers it has, or leave it out of hostnames"
+            )
+        return len(gpus.get(hostname, ())) or (self.tasks or self.cpus)[number]
+
+
+def allocation(environment: Mapping[str, str] = os.environ) -> Allocation | None:
+    """The allocation that this process belongs to; None outside of one."""
+    job_id, nodes = environment.get("SLURM_JOB_ID"), environment.get("SLURM_JOB_NODELIST")
+    if not job_id or not nodes:
+        return None
+    hosts = expand_hosts(nodes)
+    cpus_per_task = int(environment.get("SLURM_CPUS_PER_TASK") or 1)
+    cpus = expand_counts(environment.get("SLURM_JOB_CPUS_PER_NODE") or f"1(x{len(hosts)})")
+    return Allocation(
+        job_id=job_id,
+        hosts=hosts,
+        here=environment.get("SLURMD_NODENAME", ""),
+        in_step=_in_step(environment),
+        tasks=_tasks(environment, len(hosts)),
+        cpus=tuple(max(1, count // cpus_per_task) for count in cpus),
+    )
+
+
+def _tasks(environment: Mapping[str, str], hosts: int) -> tuple[int, ...] | None:
+    """Those of the job for each host, where the user has asked for any: only then has Slurm a number of them."""
+    if not _in_step(environment):
+        return expand_counts(environment["SLURM_TASKS_PER_NODE"]) if "SLURM_NTASKS" in environment else None
+    per_host = environment.get("SLURM_NTASKS_PER_NODE")  # all else is about the step that this process is a task of
+    return (int(per_host),) * hosts if per_host else None
+
+
+def _in_step(environment: Mapping[str, str]) -> bool:
+    return "SLURM_STEP_ID" in environment
+
+
+def expand_hosts(nodes: str) -> tuple[str, ...]:
+    """The hosts of a list like "b[1-2],a7", in its order, by which Slurm gives all that it says of each host."""
     from ClusterShell.NodeSet import NodeSet
 
-    return list(NodeSet(nodes, resolver=None))
+    return tuple(host for group in re.split(r",(?![^\[]*\])", nodes) for host in NodeSet(group, resolver=None))
+
+
+def expand_counts(counts: str) -> tuple[int, ...]:
+    """The numbers of a list like "2(x3),1"."""
+    expanded: list[int] = []
+    for each in counts.split(","):
+        count, _, times = each.partition("(x")
+        expanded += [int(count)] * int(times.rstrip(")") or 1)
+    return tuple(expanded)
+
+
+def read_gpus(job: str) -> dict[str, tuple[int, ...]]:
+    """Which GPUs a job has on each host, of what `scontrol show job --details` says."""
+    from ClusterShell.RangeSet import RangeSet
+
+    gpus: dict[str, tuple[int, ...]] = {}
+    for nodes, resources in _GRANTED.findall(job):
+        numbers: list[int] = []
+        for count, indices in _GPUS.findall(resources):
+            numbers += RangeSet(indices).intiter() if indices else range(int(count))
+        gpus |= dict.fromkeys(expand_hosts(nodes), tuple(numbers))
+    return gpus
+
+
+@functools.lru_cache(maxsize=1)
+def granted_gpus(job_id: str) -> dict[str, tuple[int, ...]]:
+    """Which GPUs a job has on each host. A batch script's variables tell of its own host alone, so Slurm is asked.
+
+    Raises:
+        RuntimeError: Where Slurm does not say.
+    """
+    command = ["scontrol", "show", "job", "--details", job_id]
+    try:
+        asked = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PATIENCE)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise RuntimeError(f"cannot ask Slurm for the GPUs of the allocation {job_id}: {error}") from None
+    if asked.returncode:
+        raise RuntimeError(f"cannot ask Slurm for the GPUs of the allocation {job_id}: {asked.stderr.strip()}")
+    return read_gpus(asked.stdout)
+
+
+# ---- what settings mean in an allocation ----------------------------------------------------------------------------
+
+
+def hostnames(wanted: Any) -> Any:
+    """What `hostnames` means here: "slurm" and "auto" are the allocation's hosts.
+
+    Raises:
+        RuntimeError: For "slurm" outside of an allocation; and in all tasks of a step but the first one.
+    """
+    if wanted not in ("auto", "slurm"):
+        return wanted
+    if wanted == "auto" and allocation() is None:
+        return ["localhost"]
+    found = _required(f'hostnames="{wanted}"')
+    if found.in_step and os.environ.get("SLURM_PROCID", "0") != "0":
+        raise RuntimeError(
+            f"srun has started this program {os.environ.get('SLURM_STEP_NUM_TASKS', 'several')} times, and this is "
+            f"task {os.environ['SLURM_PROCID']}: one launch starts the workers of all hosts, so call it in one task "
+            "(srun --nodes=1 --ntasks=1, or no srun at all)"
+        )
+    return list(found.hosts)
+
+
+def workers(hosts: Sequence[str], wanted: Sequence[int | str]) -> list[int | str]:
+    """What `workers_per_host` means here for each host: "slurm" is a number.
+
+    Raises:
+        RuntimeError: See `Allocation.workers`; and for "slurm" outside of an allocation.
+    """
+    if "slurm" not in wanted:
+        return list(wanted)
+    found = _required('workers_per_host="slurm"')
+    return [found.workers(host) if each == "slurm" else each for host, each in zip(hosts, wanted, strict=True)]
+
+
+def reached_by_srun(start: Start) -> Allocation | None:
+    """The allocation, if srun is to start the agents on its hosts.
+
+    Raises:
+        RuntimeError: For "srun" where there is no allocation, or no srun.
+    """
+    if start == "ssh":
+        return None
+    found = _required('start="srun"') if start == "srun" else allocation()
+    if found is not None and shutil.which("srun") is None:
+        if start == "srun":
+            raise RuntimeError('start="srun": there is no program srun on the PATH')
+        return None
+    return found
+
+
+def _required(setting: str) -> Allocation:
+    if (found := allocation()) is None:
+        raise RuntimeError(f"{setting}: this is no Slurm allocation; start the program below sbatch, salloc or srun")
+    return found
+
+
+# ---- variables ------------------------------------------------------------------------------------------------------
+
+
+def for_all_hosts(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without the variables that Slurm has set for this host alone."""
+    if allocation(environment) is None:
+        return dict(environment)
+    return {name: value for name, value in environment.items() if not _matches(name, _OF_ONE_HOST)}
+
+
+def for_srun(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without the variables that srun takes for options: they were meant for the job, or for another step."""
+    return {
+        name: value
+        for name, value in for_all_hosts(environment).items()
+        if not name.startswith(("SLURM_", "SRUN_")) or _matches(name, _NO_OPTIONS)
+    }
+
+
+def gpus_for_ssh(hostname: str) -> dict[str, str]:
+    """The variable by which an agent that srun has not started finds the allocation's GPUs of its host."""
+    found = allocation()
+    if found is None or hostname not in found.hosts:
+        return {}
+    gpus = granted_gpus(found.job_id).get(hostname)
+    return {} if gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))}
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

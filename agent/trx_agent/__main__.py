@@ -17,7 +17,7 @@ from io import FileIO
 from pathlib import Path
 
 from trx_agent import directory
-from trx_agent.linux import inherit_orphans
+from trx_agent.linux import ignore_warnings, inherit_orphans
 from trx_agent.protocol import messages
 from trx_agent.protocol.bootstrap import (
     HEAD,
@@ -50,6 +50,7 @@ class _Refusal(Exception):
 
 def main(stdin: FileIO) -> None:
     """Called by the loader line, with the rest of stdin still to be read."""
+    ignore_warnings()
     try:
         bootstrap = unframe(_read_frame(stdin))
         signal.alarm(0)  # which has run since before the launcher's first word

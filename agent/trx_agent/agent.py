@@ -23,7 +23,7 @@ from trx_agent.doors import Doors, Knocking
 from trx_agent.environment import Composing, EnvFileError, for_workers
 from trx_agent.forkserver import ForkServer
 from trx_agent.linux import inherit_orphans, reap
-from trx_agent.orders import AGENT_LOG
+from trx_agent.orders import AGENT_LOG, LAUNCHER_GONE
 from trx_agent.protocol.bootstrap import Bootstrap
 from trx_agent.protocol.link import Body
 from trx_agent.protocol.messages import (
@@ -39,6 +39,7 @@ from trx_agent.protocol.messages import (
     Kind,
     Probe,
     Reached,
+    Signal,
     Start,
     Stop,
     Stream,
@@ -103,7 +104,8 @@ class Agent:
         self._postponed: list[tuple[AnyMessage, bytes]] = []  # what has come meanwhile
         self._leaving: float | None = None  # when to end at the latest
         self._guardian = os.getppid()
-        self._terminated = False  # set by a signal handler, seen by the loop
+        self._launcher_gone = False  # both are set by signal handlers, seen by the loop
+        self._terminated = False
         self._orphaned = False
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
@@ -138,6 +140,7 @@ class Agent:
         reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(LAUNCHER_GONE, lambda *_: setattr(self, "_launcher_gone", True))
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_terminated", True))
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._watch(reading, lambda: self._children_ended(reading))
@@ -184,8 +187,11 @@ class Agent:
         if self._composing:
             self._composing.check_time()
         lease = self._bootstrap.lease if self._uplink.was_answered else max(_FIRST_CONTACT, self._bootstrap.lease)
-        if not self._orphaned and (self._terminated or self._uplink.silence > lease):
-            self._launcher_lost()
+        if not self._orphaned:
+            if self._launcher_gone or self._uplink.silence > lease:
+                self._launcher_lost()
+            elif self._terminated:
+                self._told_to_end()
 
     # ---- orders -----------------------------------------------------------------------------------------------------
 
@@ -215,6 +221,9 @@ class Agent:
                     self._give_up_composing(number)
                 elif self._run and self._run.number == number:
                     self._run.stop(time.monotonic(), grace)
+            case Signal(number, warning):
+                if self._run and self._run.number == number:
+                    self._run.warn(warning)
             case Bye():
                 self._leave(0.0)
             case _:
@@ -380,15 +389,25 @@ class Agent:
 
     def _launcher_lost(self) -> None:
         """Nobody listens any more: end the workers as gently as they were promised, and go."""
-        self._orphaned = True
         reason = "its connection to the launcher ended"
-        if not self._terminated:
+        if not self._launcher_gone:
             reason = f"it heard nothing from the launcher for {self._uplink.silence:.0f} s, and ended its workers"
         elif os.getppid() != self._guardian:
             reason = "the guardian of its agent was killed"
+        self._orphaned = True
         self._send(Broken("running", reason))  # where only one direction is cut, it may arrive
         with contextlib.suppress(OSError):
             os.write(1, reason.encode() + b"\n")  # this too, through SSH
+        self._leave(self._bootstrap.grace)
+
+    def _told_to_end(self) -> None:
+        """By Slurm, as a rule, which tells every process of a job: the workers have been told as well."""
+        self._terminated = False
+        by_slurm = machine.is_slurms(os.environ)
+        if by_slurm and self._run:
+            self._run.spare_the_asking()
+        who = "Slurm has cancelled the job, or its time is up" if by_slurm else "somebody has ended it"
+        self._send(Broken("running", f"its agent was sent SIGTERM: {who}"))
         self._leave(self._bootstrap.grace)
 
     def _has_left(self) -> bool:

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trx_agent.linux import die_with_parent
-from trx_agent.orders import private_file
+from trx_agent.orders import BLOCKED, private_file
 
 _BOOT = (
     "import sys; sys.path[:] = [path for path in sys.path if path]; "
@@ -96,6 +96,7 @@ def serve(descriptor: int, agent: int, preload: Sequence[str]) -> None:
     for module in preload:
         importlib.import_module(module)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # runners are watched by the agent, the kernel may reap them
+    signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)  # not before: whoever has no run yet is ended by SIGTERM
     gc.freeze()
     gc.enable()
     orders = socket.socket(fileno=descriptor)

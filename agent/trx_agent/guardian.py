@@ -23,7 +23,7 @@ from trx_agent.directory import clear, find_abandoned
 from trx_agent.environment import for_workers
 from trx_agent.forkserver import ForkServer
 from trx_agent.linux import die_with_parent, reap
-from trx_agent.orders import AGENT_LOG
+from trx_agent.orders import AGENT_LOG, LAUNCHER_GONE
 from trx_agent.protocol.bootstrap import Bootstrap
 
 SLACK = 2.0
@@ -32,7 +32,7 @@ SLACK = 2.0
 
 def guard(stdin: FileIO, bootstrap: Bootstrap, endpoint: str, environment: Mapping[str, str], directory: Path) -> None:
     """Forks the agent, watches over it, and never returns."""
-    if os.getpid() != os.getsid(0):
+    if os.getpid() != os.getpgrp():  # Slurm makes it the leader of a group, which cannot have a session of its own
         os.setsid()  # signals of the launcher's terminal are for the launcher
     guardian = os.getpid()
     listening, pulse = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -58,8 +58,9 @@ def _become_agent(
 ) -> None:
     code = 1
     try:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # until the agent takes it for the end of the launcher
-        die_with_parent(guardian, signal.SIGTERM)
+        for number in (LAUNCHER_GONE, signal.SIGTERM):
+            signal.signal(number, lambda *_: sys.exit(1))  # until the agent has handlers of its own
+        die_with_parent(guardian, LAUNCHER_GONE)
         stdin.close()
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
@@ -118,7 +119,7 @@ def _watch(stdin: FileIO, agent: int, pulse: int, bootstrap: Bootstrap) -> int:
         if stdin.fileno() in ready and not os.read(stdin.fileno(), 65536):
             watched.remove(stdin.fileno())
             leaving = time.monotonic() + bootstrap.grace + SLACK
-            os.kill(agent, signal.SIGTERM)
+            os.kill(agent, LAUNCHER_GONE)
         if not ready:
             os.kill(agent, signal.SIGKILL)
             watched = [pidfd]

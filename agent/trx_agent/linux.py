@@ -33,6 +33,15 @@ def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> Non
         os.kill(os.getpid(), number)
 
 
+def ignore_warnings() -> None:
+    """Has this process, and all that it will start, outlive SIGUSR1 and SIGUSR2, unless they catch them.
+
+    Slurm sends such a signal, shortly before it ends a job, to every process of a step.
+    """
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def inherit_orphans() -> None:
     """Makes this process the new parent of every orphan among its descendants, daemons included."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)

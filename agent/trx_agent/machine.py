@@ -23,13 +23,23 @@ def torch_version() -> str:
     return version("torch").partition("+")[0]
 
 
-def count_cpus() -> int:
-    return len(os.sched_getaffinity(0))
+def is_slurms(variables: Mapping[str, str]) -> bool:
+    """Whether Slurm has started this process here, or an ancestor of it: a batch script, or a step of a job."""
+    return "SLURMD_NODENAME" in variables
+
+
+def count_cpus(variables: Mapping[str, str]) -> int:
+    """CPUs that a process may use: no more than its Slurm job has here, even where Slurm does not enforce it."""
+    allowed = len(os.sched_getaffinity(0))
+    given = variables.get("SLURM_CPUS_ON_NODE", "") if is_slurms(variables) else ""
+    return min(allowed, int(given)) if given else allowed
 
 
 def count_gpus(variables: Mapping[str, str]) -> int:
     """GPUs that a process with these variables could use, asked of NVML, which opens no CUDA context."""
     visible = variables.get("CUDA_VISIBLE_DEVICES")
+    if visible is None and is_slurms(variables):
+        return 0  # Slurm names those that it gives, and enforces it or not
     present = _present_gpus()
     if visible is None:
         return present
@@ -65,7 +75,7 @@ class Resources:
 
 def look(wanted: int | str, variables: Mapping[str, str]) -> Resources:
     """Counts what this host has, and works out what `workers_per_host` means here."""
-    gpus, cpus = count_gpus(variables), count_cpus()
+    gpus, cpus = count_gpus(variables), count_cpus(variables)
     return Resources(gpus, cpus, count_workers(wanted, gpus, cpus))
 
 

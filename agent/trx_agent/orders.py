@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -23,6 +24,13 @@ AGENT_LOG = "agent.log"
 HOLD = "hold"
 """A worker's file that the agent holds a lock on until the run is to end. A worker that raised waits for it before it
 lets go of its sockets: its peers, which fail because of that, must not be heard of before it."""
+
+LAUNCHER_GONE = signal.SIGHUP
+"""What the guardian sends the agent when the launcher has ended; of the guardian's own end the kernel tells by it."""
+
+BLOCKED = frozenset({signal.SIGTERM, signal.SIGINT})
+"""Signals that neither forkserver nor runner take, which are ended in other ways: Slurm sends them to every process of
+a step, and the workers, which do take them, are to have their grace."""
 
 LOADED, JOINED, CALLED, WRITTEN = "function loaded", "group joined", "function called", "outcome written"
 """Names of a worker's marks."""

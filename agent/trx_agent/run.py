@@ -76,6 +76,7 @@ class Run:
         self._send = send
         self._forkserver = forkserver
         self._spare = {forkserver.pid}
+        self._asked: frozenset[int] = frozenset()
         self._grace = grace
         self._local = local
         self._pids: tuple[int, ...] = ()
@@ -153,6 +154,17 @@ class Run:
         else:
             self._end(now, grace)
 
+    def warn(self, number: int) -> None:
+        """Passes a signal on to the workers, which ignore it unless they catch it."""
+        for local_rank, pid in enumerate(self._pids):
+            if local_rank not in self._codes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+
+    def spare_the_asking(self) -> None:
+        """The workers have had their SIGTERM: from whoever ends this host's part of the run."""
+        self._asked = frozenset(self._pids)
+
     def abandon(self, now: float) -> None:
         """The runner is gone, and with it everything that could still happen in this run."""
         self._close_runner()
@@ -167,7 +179,7 @@ class Run:
             while self._holds:
                 os.close(self._holds.pop())
             working = {pid for local_rank, pid in enumerate(self._pids) if local_rank not in self._reported}
-            self._felling = tree.Felling(os.getpid(), self._spare, working, now, grace)
+            self._felling = tree.Felling(os.getpid(), self._spare, working, now, grace, self._asked)
         self._felling.hurry(now + grace)
         self.step(now)
 

@@ -65,13 +65,22 @@ class Felling:
         root: The process below which everything ends.
         spare: Pids that stay: trx's own processes.
         first: Pids to be ended before the others.
+        asked: Pids that have had their SIGTERM already.
     """
 
-    def __init__(self, root: int, spare: Collection[int], first: Collection[int], now: float, grace: float) -> None:
+    def __init__(
+        self,
+        root: int,
+        spare: Collection[int],
+        first: Collection[int],
+        now: float,
+        grace: float,
+        asked: Collection[int] = (),
+    ) -> None:
         self._root = root
         self._spare = frozenset(spare)
         self._first = frozenset(first)
-        self._asked: set[int] = set()
+        self._asked = set(asked)
         self.deadline = now + grace
 
     def hurry(self, deadline: float) -> None:

@@ -23,7 +23,20 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from trx_agent.linux import die_with_parent, write_lines_at_once
-from trx_agent.orders import CALLED, HOLD, JOINED, LOADED, MARKS, PART, PAYLOAD, RAISED, RETURNED, WRITTEN, private_file
+from trx_agent.orders import (
+    BLOCKED,
+    CALLED,
+    HOLD,
+    JOINED,
+    LOADED,
+    MARKS,
+    PART,
+    PAYLOAD,
+    RAISED,
+    RETURNED,
+    WRITTEN,
+    private_file,
+)
 from trx_agent.protocol import diagnose, outcome, payload, records
 from trx_agent.protocol.messages import Start
 
@@ -93,6 +106,7 @@ def _become_worker(runner: int, inherited: list[int]) -> None:
     for number in (*TORCH_HANDLES, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
     for descriptor in inherited:
         os.close(descriptor)
     tempfile.tempdir = None

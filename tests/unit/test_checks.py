@@ -195,6 +195,7 @@ def test_a_setting_that_does_not_exist_is_refused() -> None:
 
 
 def test_the_length_of_a_list_is_held_against_the_allocation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_JOB_NODELIST", "gpu[1-3]")
     with pytest.raises(ValueError, match="names 2 hosts, but there are 3"):
         trx.launch(work, workers_per_host=[1, 2])

@@ -44,6 +44,7 @@ def test_there_are_examples() -> None:
 
 def test_the_slurm_example_takes_the_hosts_of_the_allocation(monkeypatch: pytest.MonkeyPatch) -> None:
     path = next(path for path in CONFIGS if path.stem == "slurm")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_JOB_NODELIST", "gpu[08-10,12]")
     assert [host.label for host in Launcher.from_config(path).planned_hosts()] == ["gpu08", "gpu09", "gpu10", "gpu12"]
 

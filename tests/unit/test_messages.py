@@ -35,6 +35,7 @@ from trx_agent.protocol.messages import (
     Raised,
     Reached,
     Returned,
+    Signal,
     Start,
     Stop,
     Stream,
@@ -80,6 +81,7 @@ SAMPLES: list[AnyMessage] = [
     Probe(DOORS, bytes(range(256))),
     START,
     Stop(1, 0.5),
+    Signal(1, 10),
     Bye(),
 ]
 

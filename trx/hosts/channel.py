@@ -1,4 +1,4 @@
-"""The one interface behind which every way of starting an agent hides: a local process, SSH.
+"""The one interface behind which every way of starting an agent hides: a local process, SSH, srun.
 
 A channel is used by one thread of the launcher (its host's steward, see `trx.hosts.steward`), which opens it, writes
 the bootstrap to the agent's stdin, and reads what the agent prints until it ends. All methods may block; `close` may be
@@ -57,4 +57,7 @@ class Channel(Protocol):
         """The agent's exit status (negative: the signal that killed it), or None after `timeout` seconds."""
 
     def close(self) -> None:
-        """Closes stdin, which tells the host to clean up, and lets the connection go. May be called twice."""
+        """Closes stdin, which tells the host to clean up, and lets the connection go. May be called twice.
+
+        The second call is the last one: what still waits for the host then, waits in vain.
+        """

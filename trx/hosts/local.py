@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import subprocess
 from collections.abc import Mapping
 
 from trx.errors import HostFailure
 from trx.hosts.channel import HostUnusable
+from trx.hosts.child import Child
 
 INTERPRETER_ARGUMENTS = (
     "-c",
@@ -30,20 +29,11 @@ class LocalChannel:
         self._hostname = hostname
         self._python = python
         self._environment = environment
-        self._process: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
 
     def open(self) -> None:
         try:
-            self._process = subprocess.Popen(
-                [self._python, *INTERPRETER_ARGUMENTS],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                bufsize=0,
-                cwd="/",
-                env={**os.environ, **self._environment},
-                start_new_session=True,
-            )
+            self._child = Child([self._python, *INTERPRETER_ARGUMENTS], {**os.environ, **self._environment})
         except OSError as error:
             reason = f"the interpreter {self._python} cannot be started: {error.strerror}"
             raise HostUnusable(
@@ -57,33 +47,17 @@ class LocalChannel:
         return port
 
     def write(self, data: bytes) -> None:
-        assert self._process is not None
-        assert self._process.stdin is not None
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self._process.stdin.write(rest) :]
+        assert self._child is not None
+        self._child.write(data)
 
     def read(self) -> bytes:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        try:
-            return self._process.stdout.read(65536) or b""
-        except ValueError:  # closed meanwhile
-            return b""
+        assert self._child is not None
+        return self._child.read()
 
     def wait(self, timeout: float) -> int | None:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        try:
-            status = self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            return None
-        self._process.stdout.close()  # here, since only whoever reads may close it
-        return status
+        assert self._child is not None
+        return self._child.wait(timeout)
 
     def close(self) -> None:
-        if self._process is None:
-            return
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
+        if self._child is not None:
+            self._child.close()

@@ -22,8 +22,11 @@ _SCRIPT = (
     f'exec "$python" {_OPTION} "{_LOADER}"'
 )
 
+WORDS = ("sh", "-c", _SCRIPT)
+"""A command that exports what the prelude says, and becomes its interpreter, which executes the line that follows."""
+
 COMMAND = f"exec sh -c '{_SCRIPT}'"
-"""What sshd runs: exports what the prelude says, and becomes its interpreter, which executes the line that follows."""
+"""The same, as sshd has a login shell run it."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 

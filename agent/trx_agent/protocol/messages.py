@@ -10,7 +10,7 @@ import enum
 
 import msgspec
 
-VERSION = 1
+VERSION = 2
 """Both sides must speak the same version; it is compared in the bootstrap, before any socket is opened."""
 
 
@@ -270,6 +270,13 @@ class Stop(Message, frozen=True):
     grace: float
 
 
+class Signal(Message, frozen=True):
+    """The launcher was sent this signal, a warning: the run's workers on this host are to have it too."""
+
+    run: int
+    number: int
+
+
 class Bye(Message, frozen=True):
     """End the agent, and everything below it."""
 
@@ -289,6 +296,7 @@ AnyMessage = (
     | Probe
     | Start
     | Stop
+    | Signal
     | Bye
 )
 

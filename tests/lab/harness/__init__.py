@@ -1,8 +1,7 @@
 """A multi-host lab on one Linux machine, for tests: see `lab` for the picture.
 
 Files, in the order in which they build on each other: `waiting`, `shell`; `leaks`, `cgroups`, `switch`; `machine`;
-`launcher`, `host`; `sshfiles`, `directory`, `filesystem`; `lab`; `pool`. Slurm's place is a module ``slurm`` after
-`lab`, built on `Lab` and `Host` alone.
+`launcher`, `host`; `sshfiles`, `directory`, `filesystem`; `lab`; `pool`, `slurm`.
 """
 
 from .host import Host, HostOptions
@@ -13,6 +12,7 @@ from .machine import Machine
 from .pool import LabPool
 from .probe import lab_unavailable
 from .shell import CommandFailed, LabError
+from .slurm import Slurm, slurm_unavailable
 from .waiting import wait_until
 
 __all__ = [
@@ -25,6 +25,8 @@ __all__ = [
     "Launcher",
     "Leftover",
     "Machine",
+    "Slurm",
     "lab_unavailable",
+    "slurm_unavailable",
     "wait_until",
 ]

@@ -129,7 +129,7 @@ class Host(Machine):
         for name in ("sshd", "lifeline"):
             with contextlib.suppress(OSError, ValueError):
                 own.add(int(Path(f"/proc/{self.pid}/root/run/lab/{name}.pid").read_text()))
-        return [pid for pid in self.pids() if leaks.inner_pid(pid) not in {*own, None}]
+        return [pid for pid in self.pids() if pid not in self._own_pids and leaks.inner_pid(pid) not in {*own, None}]
 
     # -- faults -----------------------------------------------------------------------------------------------------
 

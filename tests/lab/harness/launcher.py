@@ -99,7 +99,7 @@ class Launcher(Machine):
         return ["nsenter", "-t", str(self._required_pid()), "-m", "-u", "-i", "-n", "-r"]
 
     def _stray_pids(self) -> list[int]:
-        return [pid for pid in self.pids() if pid != self.pid]
+        return [pid for pid in self.pids() if pid != self.pid and pid not in self._own_pids]
 
 
 def _abort(process: subprocess.Popen[str]) -> tuple[str, str]:

@@ -46,6 +46,7 @@ class Machine:
         self._delayer: Keeper | None = None
         self._link_is_up = True
         self._own_ports: set[int] = set()
+        self._own_pids: set[int] = set()
         self._known_files: set[str] = set()
         self._commands: list[subprocess.Popen[str]] = []
 
@@ -256,6 +257,11 @@ class Machine:
             (self.directory / name).mkdir(parents=True)
         for name, text in files.items():
             (self.directory / name).write_text(text)
+
+    def accept(self) -> None:
+        """Whatever runs now belongs to the idle machine, until it is switched off."""
+        self._own_pids = set(self._stray_pids()) | self._own_pids
+        self._begin()
 
     def _begin(self) -> None:
         """Remembers what belongs to the idle machine."""
