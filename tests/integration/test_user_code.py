@@ -102,6 +102,57 @@ with trx.Launcher(["localhost"], 1, backend=None) as launcher:
     )
 
 
+def test_classes_of_the_script_stay_as_they_are_when_instances_come_back(tmp_path: Path) -> None:
+    run_script(
+        tmp_path,
+        """
+import enum
+import trx
+
+OFFSET = 1
+
+class Colour(enum.Enum):
+    RED = 1
+    def offset(self):
+        return OFFSET
+
+class Model:
+    kinds = []
+    count = 0
+    def __init_subclass__(cls):
+        Model.kinds.append(cls)
+    def offset(self):
+        return OFFSET
+    def counted(self):
+        Model.count += 1
+        return self, Colour.RED
+
+class Child(Model):
+    pass
+
+functions = Model.offset, Colour.offset
+with trx.Launcher(["localhost"], 2, backend=None) as launcher:
+    for _ in range(2):
+        for model, colour in launcher.run(Child().counted):
+            assert type(model) is Child and colour is Colour.RED
+        assert launcher.run(lambda: (Model.kinds, Model.count)).rank(0) == ([Child], 0)
+    OFFSET = 2
+    assert (model.offset(), Model.count, Model.kinds) == (2, 0, [Child])
+    assert (Model.offset, Colour.offset) == functions and Colour.RED.offset() == 2
+    assert launcher.run(model.offset).rank(0) == 2
+
+    def make():
+        class Local:
+            def offset(self):
+                return OFFSET
+        return Local()
+    made = launcher.run(make)
+    assert [local.offset() for local in made] == [2, 2]
+    assert launcher.run(made.rank(0).offset).rank(1) == 2
+""",
+    )
+
+
 def test_what_pickle_would_send_by_its_name_though_it_is_of_the_script(tmp_path: Path) -> None:
     run_script(
         tmp_path,

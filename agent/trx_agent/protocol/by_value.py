@@ -6,7 +6,9 @@ cloudpickle does so for functions and classes of `__main__` and those made withi
   has left `sys.path`;
 - objects that pickle themselves by their name, although they are of `__main__`: cached and dispatching functions, types
   made by `NewType` and the like, which functions have in their annotations;
-- slots of classes, without which an instance made by a worker would not fit its class in the launcher.
+- slots of classes, without which an instance made by a worker would not fit its class in the launcher;
+- that a class which comes back to where it was defined is left as it is: cloudpickle would replace its functions by
+  those that came back, which see other global variables than the script's own.
 """
 
 from __future__ import annotations
@@ -15,16 +17,21 @@ import functools
 import os
 import sys
 import typing
+import uuid
 from abc import ABCMeta
 from collections.abc import Callable, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from types import FunctionType, ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 import cloudpickle
 
 Reduced = tuple[Any, ...]
 """As `object.__reduce_ex__` returns it."""
+
+_WITH_SETTER = 6
+"""Parts of a reduced object that is made first, and then filled by a function."""
 
 _MAIN = "__main__"
 _MAIN_OF_A_CHILD = "__mp_main__"
@@ -38,10 +45,9 @@ def module_of(obj: object) -> ModuleType | None:
     """The module by whose name workers would look for a function, a class or the like; itself, if it is a module."""
     if isinstance(obj, ModuleType):
         return obj
-    if isinstance(obj, FunctionType | type) or type(obj) in _REDUCERS:
-        name = getattr(obj, "__module__", None)
-        return sys.modules.get(name) if isinstance(name, str) else None
-    return None
+    name = getattr(obj, "__module__", None)
+    module: object = sys.modules.get(name) if isinstance(name, str) else None
+    return module if isinstance(module, ModuleType) else None
 
 
 def send_by_value(module: ModuleType) -> None:
@@ -103,6 +109,52 @@ def _find(name: str, places: Sequence[str] | None) -> ModuleSpec | None:
     return None
 
 
+# ---- classes --------------------------------------------------------------------------------------------------------
+
+_names: WeakKeyDictionary[type, str] = WeakKeyDictionary()
+_classes: WeakValueDictionary[str, type] = WeakValueDictionary()
+_empty: WeakSet[type] = WeakSet()
+"""Made, but without what cloudpickle fills them with."""
+
+
+def reduce_class(cls: type, reduced: Any) -> Any:
+    """What cloudpickle makes of a class, made so that it is known where it comes from.
+
+    Args:
+        cls: The class.
+        reduced: What cloudpickle says; a class that travels by name is none of our business.
+    """
+    if not isinstance(reduced, tuple) or len(reduced) != _WITH_SETTER:
+        return reduced
+    make, args, state, *_, fill = reduced
+    name = _names.setdefault(cls, uuid.uuid4().hex)
+    _classes[name] = cls
+    return _make_class, (name, make, _with_slots(cls, args)), (fill, state), None, None, _fill_class
+
+
+def _with_slots(cls: type, args: Reduced) -> Reduced:
+    if type(cls) not in (type, ABCMeta) or "__slots__" not in vars(cls) or issubclass(cls, tuple):
+        return args
+    metaclass, name, bases, attributes, *others = args
+    return metaclass, name, bases, {**attributes, "__slots__": vars(cls)["__slots__"]}, *others
+
+
+def _make_class(name: str, make: Callable[..., type], args: Reduced) -> type:
+    known = _classes.get(name)
+    if known is None:
+        known = _classes[name] = make(*args)
+        _names[known] = name
+        _empty.add(known)
+    return known
+
+
+def _fill_class(cls: type, filling: tuple[Callable[[type, Any], object], Any]) -> None:
+    if cls in _empty:
+        fill, state = filling
+        fill(cls, state)
+        _empty.discard(cls)
+
+
 # ---- objects --------------------------------------------------------------------------------------------------------
 
 
@@ -114,17 +166,6 @@ def reduce(obj: Any) -> Reduced | None:
     if reducer is None and isinstance(obj, FunctionType) and obj.__code__ is _DISPATCH_CODE:
         reducer = _reduce_dispatcher
     return None if reducer is None or _has_name(obj) else reducer(obj)
-
-
-def with_slots(obj: Any, reduced: Any) -> Any:
-    """What cloudpickle makes of a class, and its slots with it."""
-    if type(obj) not in (type, ABCMeta) or not isinstance(reduced, tuple):
-        return reduced
-    function, args, *rest = reduced
-    if "__slots__" not in vars(obj) or function is not _MAKE_CLASS or issubclass(obj, tuple):
-        return reduced
-    metaclass, name, bases, attributes, *others = args
-    return function, (metaclass, name, bases, {**attributes, "__slots__": vars(obj)["__slots__"]}, *others), *rest
 
 
 def _has_name(obj: Any) -> bool:
@@ -174,7 +215,6 @@ def _reduce_parameters(variable: Any) -> Reduced:
 
 
 _DISPATCH_CODE = _new_dispatcher().__code__
-_MAKE_CLASS = getattr(cloudpickle.cloudpickle, "_make_skeleton_class", None)  # private, and in every version so far
 
 _REDUCERS: dict[type, Callable[[Any], Reduced]] = {
     type(functools.lru_cache(_to_be_filled)): _reduce_cached,
@@ -182,3 +222,6 @@ _REDUCERS: dict[type, Callable[[Any], Reduced]] = {
     typing.ParamSpec: _reduce_parameters,
     getattr(typing, "TypeVarTuple", typing.ParamSpec): _reduce_parameters,
 }
+
+KINDS = frozenset({FunctionType, ModuleType, functools.cached_property, *_REDUCERS})
+"""Types of what is looked at here, besides classes."""

@@ -229,11 +229,16 @@ class Pickler(CloudPickler):  # type: ignore[misc]
         kind = type(obj)
         if kind.__name__ in TORCH_TYPES and getattr(sys.modules.get("torch"), kind.__name__, None) is kind:
             return self._reduce_tensor(obj) if kind.__name__ == "Tensor" else self._reduce_storage(obj)
+        if kind not in by_value.KINDS and not isinstance(obj, type):
+            return super().reducer_override(obj)
         module = by_value.module_of(obj)
         if module is not None and module not in self._modules:
             self._modules.add(module)
             by_value.send_by_value(module)
-        return by_value.reduce(obj) or by_value.with_slots(obj, super().reducer_override(obj))
+        if reduced := by_value.reduce(obj):
+            return reduced
+        reduced = super().reducer_override(obj)
+        return by_value.reduce_class(obj, reduced) if isinstance(obj, type) else reduced
 
     def _reduce_tensor(self, tensor: Any) -> Any:
         rebuild, args = reduced = tensor.__reduce_ex__(5)
