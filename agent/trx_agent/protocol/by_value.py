@@ -4,8 +4,8 @@ cloudpickle does so for functions and classes of `__main__` and those made withi
 
 - modules that workers would not find by their name: loaded by path, by pytest's importlib mode, from a directory that
   has left `sys.path`;
-- objects that pickle themselves by their name, although they are of `__main__`: cached and dispatching functions, types
-  made by `NewType` and the like, which functions have in their annotations;
+- objects that pickle themselves by their name, although they are of `__main__` (cached and dispatching functions, types
+  made by `NewType` and the like, which functions have in their annotations), or not at all (`cached_property`);
 - slots of classes, without which an instance made by a worker would not fit its class in the launcher;
 - that a class which comes back to where it was defined is left as it is: cloudpickle would replace its functions by
   those that came back, which see other global variables than the script's own.
@@ -160,8 +160,8 @@ def _fill_class(cls: type, filling: tuple[Callable[[type, Any], object], Any]) -
 
 def reduce(obj: Any) -> Reduced | None:
     """How to pickle an object that has no name by which workers find it; None where cloudpickle knows."""
-    if isinstance(obj, functools.cached_property):  # before Python 3.12 it has a lock
-        return functools.cached_property, (obj.func,), {"attrname": obj.attrname}
+    if always := _ALWAYS.get(type(obj)):
+        return always(obj)
     reducer = _REDUCERS.get(type(obj))
     if reducer is None and isinstance(obj, FunctionType) and obj.__code__ is _DISPATCH_CODE:
         reducer = _reduce_dispatcher
@@ -193,6 +193,21 @@ def _reduce_dispatcher(function: Any) -> Reduced:
     return _new_dispatcher, (), dict(function.registry), None, None, _fill_dispatcher
 
 
+def _reduce_dispatching_method(method: Any) -> Reduced:
+    """From Python 3.13 on it has weak references."""
+    return functools.singledispatchmethod, (method.func,), dict(method.dispatcher.registry), None, None, _register_all
+
+
+def _register_all(dispatcher: Any, registry: Mapping[type, Callable[..., Any]]) -> None:
+    for kind, function in registry.items():
+        dispatcher.register(kind, function)
+
+
+def _reduce_cached_property(cached: Any) -> Reduced:
+    """Before Python 3.12 it has a lock."""
+    return functools.cached_property, (cached.func,), {"attrname": cached.attrname}
+
+
 def _new_dispatcher() -> Any:
     return functools.singledispatch(_to_be_filled)
 
@@ -201,8 +216,7 @@ def _to_be_filled(_: object) -> None: ...
 
 
 def _fill_dispatcher(dispatcher: Any, registry: Mapping[type, Callable[..., Any]]) -> None:
-    for kind, function in registry.items():
-        dispatcher.register(kind, function)
+    _register_all(dispatcher, registry)
     functools.update_wrapper(dispatcher, registry[object])
 
 
@@ -223,5 +237,11 @@ _REDUCERS: dict[type, Callable[[Any], Reduced]] = {
     getattr(typing, "TypeVarTuple", typing.ParamSpec): _reduce_parameters,
 }
 
-KINDS = frozenset({FunctionType, ModuleType, functools.cached_property, *_REDUCERS})
+_ALWAYS: dict[type, Callable[[Any], Reduced]] = {
+    functools.cached_property: _reduce_cached_property,
+    functools.singledispatchmethod: _reduce_dispatching_method,
+}
+"""Those that never have a name."""
+
+KINDS = frozenset({FunctionType, ModuleType, *_REDUCERS, *_ALWAYS})
 """Types of what is looked at here, besides classes."""
