@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+from trx import host_lists
+
 Start = Literal["auto", "ssh", "srun"]
 
 _PATIENCE = 60.0
@@ -123,9 +125,7 @@ def _in_step(environment: Mapping[str, str]) -> bool:
 
 def expand_hosts(nodes: str) -> tuple[str, ...]:
     """The hosts of a list like "b[1-2],a7", in its order, by which Slurm gives all that it says of each host."""
-    from ClusterShell.NodeSet import NodeSet
-
-    return tuple(host for group in re.split(r",(?![^\[]*\])", nodes) for host in NodeSet(group, resolver=None))
+    return host_lists.expand(nodes).names
 
 
 def expand_counts(counts: str) -> tuple[int, ...]:
