@@ -3,6 +3,7 @@
 from trx.environment import DEFAULT_ENV_VARS
 from trx.errors import AgentFailedError, HostFailure, LaunchError, WorkerFailedError, WorkerFailure
 from trx.launcher import Launcher, launch
+from trx.output import add_filter_to_handler, file_handler, stream_handler
 from trx.results import LaunchResult
 from trx.timeline import Timeline
 
@@ -25,5 +26,8 @@ __all__ = [
     "Timeline",
     "WorkerFailedError",
     "WorkerFailure",
+    "add_filter_to_handler",
+    "file_handler",
     "launch",
+    "stream_handler",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
@@ -44,6 +45,8 @@ class Launcher:
         grace_period: Seconds between SIGTERM and SIGKILL for workers that are stopped.
         lease: Seconds without a sign of life after which a host counts as lost; a host that hears nothing from the
             launcher for as long ends its workers.
+        log_handlers: Handlers of `logging` for what workers and agents print and log, or a function that makes them
+            for each launch; "auto": the terminal, for rank 0, and log files; None: nothing. See the guide on logs.
     """
 
     hostnames: Sequence[str] | Literal["auto"] = "auto"
@@ -61,6 +64,7 @@ class Launcher:
     start_timeout: float = 300
     grace_period: float = 5
     lease: float = 8
+    log_handlers: Callable[[], Sequence[logging.Handler]] | Sequence[logging.Handler] | Literal["auto"] | None = "auto"
     _session: Session | None = field(default=None, init=False, repr=False, compare=False)
 
     def run(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> LaunchResult[R]:
@@ -135,6 +139,8 @@ class Launcher:
         checks.check_path("cwd", self.cwd)
         checks.check_file("env_file", self.env_file)
         checks.check_file("ssh_config_file", self.ssh_config_file)
+        if self.log_handlers not in ("auto", None) and not callable(self.log_handlers):
+            checks.check_handlers(self.log_handlers)
 
     def planned_hosts(self) -> tuple[Host, ...]:
         """The agents that a launch with these settings starts."""
