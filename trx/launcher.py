@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from trx import checks
 from trx.environment import DEFAULT_ENV_VARS, check_patterns
+from trx.output.handlers import LogHandlers
 from trx.plan import Host, make_hosts
 from trx.results import LaunchResult
 from trx.slurm import allocated_hosts
@@ -64,7 +64,7 @@ class Launcher:
     start_timeout: float = 300
     grace_period: float = 5
     lease: float = 8
-    log_handlers: Callable[[], Sequence[logging.Handler]] | Sequence[logging.Handler] | Literal["auto"] | None = "auto"
+    log_handlers: LogHandlers = "auto"
     _session: Session | None = field(default=None, init=False, repr=False, compare=False)
 
     def run(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> LaunchResult[R]:

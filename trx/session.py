@@ -56,7 +56,7 @@ class Session:
         handlers = _handlers(launcher)
         directory = _log_directory(launcher)  # last, since nothing fails any more once it is there
         self._files = LogFiles(directory) if directory else None
-        sinks: list[Sink] = [Terminal(agent=planned[0].label)] if launcher.log_handlers == "auto" else []
+        sinks: list[Sink] = [Terminal()] if launcher.log_handlers == "auto" else []
         sinks += [self._files] if self._files else []
         sinks += [*handlers, HandlerSink()]
         explain = [partial(hosts.explain_exit, host, python) for host in planned]

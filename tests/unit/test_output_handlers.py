@@ -9,12 +9,13 @@ import logging.config
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 import trx
 from trx.output import HandlerSink, Source
-from trx.output.handlers import LineFormatter
+from trx.output.handlers import LineFormatter, LogHandlers
 from trx_agent.protocol.messages import Kind
 from trx_agent.protocol.records import Record
 
@@ -343,6 +344,12 @@ def test_a_stream_handler_looks_stdout_up(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr("sys.stdout", None)
     _print_from_everybody(handler)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_command_line_can_name_what_is_no_handler() -> None:
+    """Tools make it of the annotations that they find at run time."""
+    annotation: object = LogHandlers
+    assert annotation == Literal["auto"] | None
 
 
 def test_the_formatter_of_helpers_takes_other_records_too() -> None:

@@ -5,9 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from trx.output.streams import print_pieces
+
+if TYPE_CHECKING:
+    LogHandlers = Callable[[], Sequence[logging.Handler]] | Sequence[logging.Handler] | Literal["auto"] | None
+else:  # what can be written on a command line, as tools that make one of `Launcher` read its annotations
+    LogHandlers = Literal["auto"] | None
 
 
 def add_filter_to_handler(

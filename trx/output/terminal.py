@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from typing import TextIO
 
 from trx.output.escapes import EscapeFilter, neutralise
-from trx.output.lines import LineSplitter, format_record
+from trx.output.lines import format_record
 from trx.output.outputs import Source
 from trx.output.streams import print_pieces
 from trx_agent.protocol.messages import Kind
@@ -17,30 +16,28 @@ _NAMES = {Kind.STDOUT: "stdout", Kind.STDERR: "stderr"}
 
 
 class Terminal:
-    """Shows what one rank prints as it comes; on stderr, its log records, and what one agent prints, line by line.
+    """Shows what one rank prints as it comes, and its log records on stderr.
+
+    Agents are left out. They hardly ever print anything but warnings of torch's, and their last words before an early
+    end are in the error.
 
     sys.stdout and sys.stderr are looked up for each write, as tests and notebooks replace them. One that cannot be
     written to (a closed pipe or file) is left alone from then on; the other is still written to.
 
     Args:
         rank: Whose output is shown.
-        agent: The host whose agent's output is shown; "" for none.
     """
 
     name = "the terminal"
 
-    def __init__(self, rank: int = 0, agent: str = "") -> None:
+    def __init__(self, rank: int = 0) -> None:
         self.progress = 0
         self._rank = rank
-        self._agent = Source(agent, None, None)
-        self._agent_lines = LineSplitter()
         self._filters: dict[tuple[Source, Kind], EscapeFilter] = {}
         self._broken: dict[str, TextIO] = {}
         self._in_line = False  # whether stderr is in the middle of a line, such as a progress bar
 
     def write(self, source: Source, kind: Kind, data: bytes) -> None:
-        if kind is Kind.AGENT and source == self._agent:
-            self._show_agent(self._agent_lines.feed(data))
         if source.rank != self._rank or kind not in _NAMES:
             return
         key = source, kind
@@ -50,7 +47,8 @@ class Terminal:
 
     def record(self, source: Source, record: Record) -> None:
         if source.rank == self._rank:
-            self._show_line(neutralise(format_record(record)))
+            line_end = "\n" if self._in_line else ""
+            self._show(Kind.STDERR, line_end + neutralise(format_record(record)))
 
     def end(self, source: Source) -> None:
         for kind in _NAMES:
@@ -61,17 +59,9 @@ class Terminal:
     def close(self) -> None:
         for source in {source for source, _ in self._filters}:
             self.end(source)
-        self._show_agent(self._agent_lines.end())
 
     def give_up(self) -> None:
         """Nothing holds what anybody else needs."""
-
-    def _show_agent(self, lines: Iterable[str]) -> None:
-        for line in lines:
-            self._show_line(f"{self._agent}: {line}\n")
-
-    def _show_line(self, line: str) -> None:
-        self._show(Kind.STDERR, ("\n" if self._in_line else "") + line)
 
     def _show(self, kind: Kind, text: str) -> None:
         if not text:
