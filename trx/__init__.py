@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from trx.environment import DEFAULT_ENV_VARS
 from trx.errors import AgentFailedError, HostFailure, LaunchError, WorkerFailedError, WorkerFailure
 from trx.launcher import Launcher, launch
+from trx.output import add_filter_to_handler, file_handler, stream_handler
 from trx.results import LaunchResult
 from trx.timeline import Timeline
 
@@ -36,6 +37,9 @@ __all__ = [
     "WorkerFailedError",
     "WorkerFailure",
     "add_argument_group",
+    "add_filter_to_handler",
+    "file_handler",
     "launch",
     "launcher_from_args",
+    "stream_handler",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import inspect
+import logging
 import os
 import resource
 import sys
@@ -160,6 +161,23 @@ def check_modules(setting: str, names: object) -> None:
     for name in names:
         if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
             raise ValueError(f"{setting}: {name!r} cannot be the name of a module")
+
+
+def check_handlers(handlers: object) -> list[logging.Handler]:
+    """Returns the handlers.
+
+    Raises:
+        TypeError: Where it is not a list of handlers of `logging`.
+    """
+    if isinstance(handlers, str) or not isinstance(handlers, Sequence):
+        raise TypeError(
+            'log_handlers must be "auto", None, a list of handlers of logging, or a function that returns one, '
+            f"not {handlers!r}"
+        )
+    for handler in handlers:
+        if not isinstance(handler, logging.Handler):
+            raise TypeError(f"log_handlers must be handlers of logging, not {handler!r}")
+    return list(handlers)
 
 
 def check_path(name: str, path: object) -> None:

@@ -219,6 +219,7 @@ class Engine:
         self._next_tick = now + _TICK
         self._check_leases()
         self._feed_job(Tick())
+        self._outputs.watch(now, hurry=bool(self._run and self._run.job.processes_gone))
         self._hub.tick()
 
     def _receive(self) -> None:
@@ -353,7 +354,7 @@ class Engine:
                 case Launch():
                     self._order(self._run, action)
                 case Announce(text):
-                    _logger.error("%s", plain(text))
+                    self._outputs.say(plain(text), logging.ERROR)
                 case Finish():
                     self._finish(self._run)
 
@@ -390,14 +391,14 @@ class Engine:
         """The run is over; it is reported once all that it printed is written."""
         for source in run.intake.sources():
             self._outputs.end(source)
-        barrier = Source(self._hosts[0].label, None, None)
-        self._outputs.feed(barrier, Kind.AGENT, b"", _Written(run.number))
+        self._outputs.when_written(partial(self._mailbox.post, partial(self._report, run.number)))
 
     def _report(self, number: int) -> None:
         run = self._present(number)
         if run is None:
             return  # an interrupt was faster than the output
         self._run = None
+        self._outputs.say_losses()
         self._granted = {key: upto for key, upto in self._granted.items() if key[1].run == 0}
         run.future.set_result(RunReport(run.job, run.intake.outcomes(), self._recorder.timeline()))
 
@@ -442,10 +443,8 @@ class Engine:
         return source or Source(self._hosts[agent].label, None, None)
 
     def _output_consumed(self, token: object, size: int) -> None:
-        """Called by the output's thread."""
-        if isinstance(token, _Written):
-            self._mailbox.post(lambda: self._report(token.run))
-        elif isinstance(token, tuple):
+        """Called by the output's threads."""
+        if isinstance(token, tuple):
             self._mailbox.post(partial(self._give_credit, *token))
 
     def _give_credit(self, agent: int, stream: Stream, consumed: int) -> None:
@@ -463,10 +462,3 @@ class Engine:
 
     def _end(self) -> None:
         self._closing = True
-
-
-@dataclass(frozen=True)
-class _Written:
-    """Token of the output's end: everything of the run before it is written."""
-
-    run: int

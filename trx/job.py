@@ -164,6 +164,11 @@ class Job:
     def over(self) -> bool:
         return self.state in (State.DONE, State.FAILED)
 
+    @property
+    def processes_gone(self) -> bool:
+        """Whether no process of the run is left, so that only what it handed over is still to be dealt with."""
+        return self.state not in (State.STARTING, State.RUNNING) and not self._running
+
     def failures(self) -> list[WorkerEnd]:
         """Workers that failed, the first one first."""
         return sorted((end for end in self.worker_ends if end.failed), key=lambda end: end is not self.blame)

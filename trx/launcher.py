@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from trx import checks, slurm
 from trx.environment import DEFAULT_ENV_VARS, EnvVars, check_patterns
+from trx.output.handlers import LogHandlers
 from trx.plan import Host, make_hosts
 from trx.results import LaunchResult
 
@@ -49,6 +50,8 @@ class Launcher:
         grace_period: Seconds between SIGTERM and SIGKILL for workers that are stopped.
         lease: Seconds without a sign of life after which a host counts as lost; a host that hears nothing from the
             launcher for as long ends its workers.
+        log_handlers: Handlers of `logging` for what workers and agents print and log, or a function that makes them
+            for each launch; "auto": the terminal, for rank 0, and log files; None: nothing. See the guide on logs.
     """
 
     # The order in a union matters to tools that make command lines of types: they take the first that fits.
@@ -68,6 +71,7 @@ class Launcher:
     start_timeout: float = 300
     grace_period: float = 5
     lease: float = 8
+    log_handlers: LogHandlers = "auto"
 
     def __post_init__(self) -> None:
         # No field: tools that make a command line of the fields resolve the types of all of them.
@@ -149,6 +153,8 @@ class Launcher:
         checks.check_path("cwd", self.cwd)
         checks.check_file("env_file", self.env_file)
         checks.check_file("ssh_config_file", self.ssh_config_file)
+        if self.log_handlers not in ("auto", None) and not callable(self.log_handlers):
+            checks.check_handlers(self.log_handlers)
 
     def planned_hosts(self) -> tuple[Host, ...]:
         """The agents that a launch with these settings starts."""

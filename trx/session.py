@@ -20,7 +20,7 @@ from trx import checks, hosts, signals, slurm
 from trx.engine import Engine, LaunchSettings
 from trx.environment import select
 from trx.interrupts import interruptible
-from trx.output import LogFiles, Sink, Source, Terminal, make_log_directory
+from trx.output import HandlerSink, LogFiles, Sink, Source, Terminal, make_log_directory
 from trx.present_run import RunReport
 from trx.results import LaunchResult
 from trx.verdict import judge
@@ -62,9 +62,12 @@ class Session:
             allocation=allocation,
         )
         settings = _launch_settings(launcher, preparation)
-        directory = _log_directory()  # last, since nothing fails any more once it is there
+        handlers = _handlers(launcher)
+        directory = _log_directory(launcher)  # last, since nothing fails any more once it is there
         self._files = LogFiles(directory) if directory else None
-        sinks: list[Sink] = [Terminal(), *([self._files] if self._files else [])]
+        sinks: list[Sink] = [Terminal()] if launcher.log_handlers == "auto" else []
+        sinks += [self._files] if self._files else []
+        sinks += [*handlers, HandlerSink()]
         explain = [partial(hosts.explain_exit, host, python) for host in planned]
         self._engine = Engine(planned, [open_channel(host) for host in planned], explain, settings, sinks)
         self._engine.start()
@@ -128,7 +131,20 @@ class Session:
         return str(path) if path and path.exists() else ""
 
 
-def _log_directory() -> Path | None:
+def _handlers(launcher: Launcher) -> list[HandlerSink]:
+    """For the user's own handlers. Those that a function makes for this launch end with it."""
+    given = launcher.log_handlers
+    if given is None or given == "auto":
+        return []
+    made = callable(given)
+    return [HandlerSink(each, close=made) for each in checks.check_handlers(given() if callable(given) else given)]
+
+
+def _log_directory(launcher: Launcher) -> Path | None:
+    """None for no log files: where there are handlers instead, they are written only if `TRX_LOG_DIR` asks for them."""
+    handlers = launcher.log_handlers
+    if handlers is None or (handlers != "auto" and "TRX_LOG_DIR" not in os.environ):
+        return None
     try:
         return make_log_directory(None, datetime.now())
     except OSError as error:
@@ -168,8 +184,8 @@ def _launch_settings(launcher: Launcher, preparation: Preparation) -> LaunchSett
 
 def _log_level() -> int:
     """Of the workers' root logger: `TRX_LOG_LEVEL`, a name or a number."""
-    name = os.environ.get("TRX_LOG_LEVEL", "INFO")
-    level = int(name) if name.isdigit() else logging.getLevelName(name.upper())
+    name = os.environ.get("TRX_LOG_LEVEL") or "INFO"
+    level = int(name) if name.isdecimal() else logging.getLevelName(name.upper())
     if not isinstance(level, int):
         raise ValueError(f"TRX_LOG_LEVEL must be a level of logging, not {name!r}")
     return level

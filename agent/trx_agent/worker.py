@@ -137,11 +137,26 @@ class _RecordHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            text = self.format(record)[: records.LONGEST]
-            data = records.encode(records.Record(record.name, record.levelno, record.created, text))
-            os.write(self._descriptor, data)
+            os.write(self._descriptor, records.encode(_encodable(record)))
         except Exception:
             self.handleError(record)
+
+
+def _encodable(record: logging.LogRecord) -> records.Record:
+    """The record without any object of the worker's."""
+    formatter = logging.Formatter()
+    traceback_text = formatter.formatException(record.exc_info) if record.exc_info else record.exc_text
+    stack = formatter.formatStack(record.stack_info) if record.stack_info else None
+    return records.Record(
+        name=record.name,
+        level=record.levelno,
+        created=record.created,
+        message=record.getMessage()[: records.LONGEST],
+        exc_text="\n".join(filter(None, (traceback_text, stack)))[: records.LONGEST],
+        pathname=record.pathname,
+        lineno=record.lineno,
+        funcName=record.funcName or "",
+    )
 
 
 def _load(path: Path, import_paths: tuple[str, ...]) -> Call:

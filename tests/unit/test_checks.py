@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import sys
 import threading
 import types
@@ -126,6 +127,13 @@ BAD_SETTINGS: list[Bad] = [
     ({"preload": [3]}, ValueError, "3 cannot be"),
     ({"env_file": "/nowhere/env.sh"}, FileNotFoundError, "env_file: there is no file '/nowhere/env.sh'"),
     ({"env_file": "/"}, FileNotFoundError, "env_file: there is no file '/'"),
+    (
+        {"log_handlers": "none"},
+        TypeError,
+        'log_handlers must be "auto", None, a list of handlers of logging, or a func',
+    ),
+    ({"log_handlers": logging.NullHandler()}, TypeError, "or a function that returns one, not <NullHandler (NOTSET)>"),
+    ({"log_handlers": ["stdout"]}, TypeError, "log_handlers must be handlers of logging, not 'stdout'"),
     ({"ssh_config_file": "/nowhere/config"}, FileNotFoundError, "ssh_config_file: there is no file '/nowhere/config'"),
 ]
 

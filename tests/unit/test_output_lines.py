@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trx.output.lines import LineMerger, format_record
+from trx.output.lines import LineMerger, LineSplitter, format_record
 from trx_agent.protocol.messages import Kind
 from trx_agent.protocol.records import Record
 
@@ -107,3 +107,78 @@ def test_record_as_a_line() -> None:
 @pytest.mark.parametrize("created", [math.nan, math.inf, 1e300, -1e300])
 def test_record_of_an_impossible_time(created: float) -> None:
     assert format_record(Record("a", 20, created, "m")) == f"{created} INFO a: m\n"
+
+
+# ---- lines as text --------------------------------------------------------------------------------------------------
+
+_printable = st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=8)
+
+
+def _split(chunks: list[bytes], splitter: LineSplitter) -> list[str]:
+    return [line for chunk in chunks for line in splitter.feed(chunk)] + list(splitter.end())
+
+
+@given(st.data(), st.lists(st.tuples(_printable, st.sampled_from(["\n", "\r\n"])), max_size=6), _printable)
+def test_text_comes_out_line_by_line_however_it_is_cut(
+    data: st.DataObject, lines: list[tuple[str, str]], rest: str
+) -> None:
+    printed = "".join(line + end for line, end in lines) + rest
+    expected = [line for line, _ in lines] + ([rest] if rest else [])
+    assert _split(data.draw(_chunked(printed.encode())), LineSplitter()) == expected
+
+
+@given(st.data(), st.binary(max_size=80))
+def test_anything_comes_out_the_same_however_it_is_cut(data: st.DataObject, printed: bytes) -> None:
+    assert _split(data.draw(_chunked(printed)), LineSplitter()) == _split([printed], LineSplitter())
+
+
+@given(st.binary(max_size=80))
+def test_nothing_that_comes_out_could_drive_a_terminal_or_is_two_lines(printed: bytes) -> None:
+    for line in _split([printed], LineSplitter()):
+        assert not re.search("[\x00-\x08\x0a-\x1f\x7f-\x9f]", line)
+
+
+@pytest.mark.parametrize(
+    ("printed", "lines"),
+    [
+        (b"\r 10%\r 20%\r100%\ndone\n", ["100%", "done"]),
+        (b"\r 10%\r 20%", [" 20%"]),
+        (b"\r 10%\r 20%\r", [" 20%"]),
+        (b"\n\n", ["", ""]),
+        (b"twice\r\r\n", ["twice"]),
+        (b"\r\r\r", []),
+        (b"\x1b[31mred\x1b[0m \x1b]0;t\x07\x00\n", ["red ␛]0;t␇␀"]),
+        (b"no \xff UTF-8\n", ["no \ufffd UTF-8"]),
+        ("half é".encode()[:-1], ["half \ufffd"]),
+        (b"tab\tkept\n", ["tab\tkept"]),
+    ],
+)
+def test_lines_of_difficult_output(printed: bytes, lines: list[str]) -> None:
+    assert _split([printed], LineSplitter()) == lines
+    assert _split([printed[at : at + 1] for at in range(len(printed))], LineSplitter()) == lines
+
+
+@given(st.data(), st.integers(1, 100), st.integers(1, 9))
+def test_a_long_line_comes_in_pieces_as_long_as_may_be(data: st.DataObject, length: int, longest: int) -> None:
+    text = "".join(chr(ord("a") + number % 26) for number in range(length))
+    pieces = _split(data.draw(_chunked(text.encode() + b"\nnext\n")), LineSplitter(longest))
+    assert "".join(pieces) == text + "next"
+    assert max(map(len, pieces)) <= longest
+    assert len(pieces) == -(-length // longest) + -(-4 // longest)
+
+
+def test_an_endless_line_is_held_as_text_up_to_the_limit_only() -> None:
+    splitter = LineSplitter()
+    pieces = [len(piece) for _ in range(40) for piece in splitter.feed(b"x" * 10_000)]
+    assert pieces == [64 << 10] * 6
+    assert [len(piece) for piece in splitter.end()] == [400_000 - 6 * (64 << 10)]
+    bar = LineSplitter()
+    for _ in range(1000):
+        assert list(bar.feed(b"\r" + b"#" * 5_000)) == []  # what was drawn over is forgotten
+    assert list(bar.end()) == ["#" * 5_000]
+
+
+def test_a_record_with_a_traceback_as_lines() -> None:
+    assert format_record(Record("a", 40, 0.0, "what", "Traceback\n  ...")).endswith(
+        " ERROR a: what\nTraceback\n  ...\n"
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from trx.output import LogFiles, Outputs, Sink, Source
+from trx.output.writer import PATIENCE
 from trx_agent.protocol import records
 from trx_agent.protocol.messages import Kind
 from trx_agent.protocol.records import Record
@@ -22,6 +23,8 @@ class Collected:
     """A sink that keeps what it gets."""
 
     def __init__(self) -> None:
+        self.name = type(self).__name__
+        self.progress = 0
         self.calls: list[tuple[object, ...]] = []
 
     def write(self, source: Source, kind: Kind, data: bytes) -> None:
@@ -35,6 +38,9 @@ class Collected:
 
     def close(self) -> None:
         self.calls.append(())
+
+    def give_up(self) -> None:
+        self.calls.append(("given up",))
 
 
 class Raising(Collected):
@@ -79,7 +85,7 @@ def test_everything_arrives_in_order_and_is_credited() -> None:
     expected = [(ONE, Kind.STDOUT, b"out"), (TWO, Kind.STDERR, b"err"), (ONE,), ()]
     assert [sink.calls for sink in sinks] == [expected, expected]
     assert credit.given == [("t1", 3), ("t2", 3)]
-    assert credit.threads == {"trx-output"}
+    assert credit.threads == {"trx-output: Collected"}
     assert outputs.close(0)
 
 
@@ -171,7 +177,6 @@ def test_a_slow_sink_holds_up_credit_but_not_who_feeds() -> None:
         outputs.feed(ONE, Kind.STDOUT, b"x", number)
     assert slow.entered.wait(WAIT)
     assert credit.given == []
-    assert not outputs.close(0.01)
     slow.go_on.set()
     assert outputs.close(WAIT)
     assert len(slow.calls) == 101
@@ -188,3 +193,92 @@ def test_files_are_complete_once_closed(tmp_path: Path) -> None:
     first, record, part = files.path(ONE).read_text().split("\n")
     assert (first, part) == ("line", "part")
     assert record.endswith("WARNING a: message")
+
+
+# ---- sinks that are stuck -------------------------------------------------------------------------------------------
+
+
+def test_a_stuck_sink_holds_up_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    slow, sink, credit = Slow(), Collected(), Credit()
+    outputs = Outputs([slow, sink], credit)
+    written = threading.Event()
+    outputs.feed(ONE, Kind.STDOUT, b"1", 1)
+    outputs.feed(ONE, Kind.STDOUT, b"23", 2)
+    outputs.when_written(written.set)
+    assert slow.entered.wait(WAIT)
+    while len(sink.calls) < 2:
+        assert not written.wait(0.01)
+    assert credit.given == []
+    outputs.watch(0.0, hurry=True)
+    outputs.watch(PATIENCE, hurry=True)
+    assert written.wait(WAIT)
+    assert credit.given == [(1, 1), (2, 2)]
+    assert slow.calls == [("given up",)]
+    outputs.say_losses()
+    assert outputs.close(WAIT)  # at once
+    assert sink.calls == [(ONE, Kind.STDOUT, b"1"), (ONE, Kind.STDOUT, b"23"), ()]
+    assert caplog.messages == ["Slow is stuck: up to 3 bytes of output did not get there"]
+    slow.go_on.set()
+
+
+def test_a_sink_that_is_stuck_at_the_end_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    slow = Slow()
+    outputs = Outputs([slow], Credit())
+    outputs.feed(ONE, Kind.STDOUT, b"1", 1)
+    assert slow.entered.wait(WAIT)
+    assert outputs.close(0.1) is False
+    assert caplog.messages == ["Slow is stuck: up to 1 bytes of output did not get there"]
+    slow.go_on.set()
+
+
+def test_what_is_said_before_is_said_when_all_is_written(caplog: pytest.LogCaptureFixture) -> None:
+    outputs = Outputs([], Credit())
+    seen: list[str] = []
+    written = threading.Event()
+
+    def look() -> None:
+        seen.extend(caplog.messages)
+        written.set()
+
+    outputs.say("first")
+    outputs.say("second", logging.ERROR)
+    outputs.when_written(look)
+    assert written.wait(WAIT)
+    assert seen == ["first", "second"]
+    assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
+    assert outputs.close(WAIT)
+
+
+def test_who_says_something_does_not_wait_for_handlers() -> None:
+    class Blocking(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            assert go_on.wait(WAIT)
+
+    go_on, handler, written = threading.Event(), Blocking(), threading.Event()
+    logging.getLogger("trx").addHandler(handler)
+    try:
+        outputs = Outputs([], Credit())
+        outputs.say("a message")
+        outputs.when_written(written.set)
+        assert not written.wait(0.05)
+        outputs.watch(0.0, hurry=True)
+        outputs.watch(PATIENCE, hurry=True)
+        assert written.wait(WAIT)
+        go_on.set()
+        assert outputs.close(WAIT)
+    finally:
+        logging.getLogger("trx").removeHandler(handler)
+
+
+def test_a_sink_that_exits_is_reported_and_the_thread_lives_on(caplog: pytest.LogCaptureFixture) -> None:
+    class Exiting(Collected):
+        def write(self, source: Source, kind: Kind, data: bytes) -> None:
+            raise SystemExit(1)
+
+    credit = Credit()
+    outputs = Outputs([Exiting()], credit)
+    outputs.feed(ONE, Kind.STDOUT, b"1", 1)
+    outputs.feed(ONE, Kind.STDOUT, b"2", 2)
+    assert outputs.close(WAIT)
+    assert credit.given == [(1, 1), (2, 1)]
+    assert caplog.messages == ["Exiting gets no more output: SystemExit: 1"]

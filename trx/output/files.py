@@ -80,7 +80,10 @@ class LogFiles:
         most_open: How many files to keep open; None for a quarter of what this process may open.
     """
 
+    name = "the log files"
+
     def __init__(self, directory: Path, most_open: int | None = None) -> None:
+        self.progress = 0
         self._directory = directory.absolute()
         self._most_open = most_open or max(16, min(4096, _open_files_allowed() // 4))
         self._names: dict[_Key, str] = {}
@@ -119,6 +122,9 @@ class LogFiles:
             for key, merger in self._mergers.items():
                 self._append(key, merger.end())
 
+    def give_up(self) -> None:
+        """Nothing holds what anybody else needs."""
+
     def _close_files(self) -> None:
         with ExitStack() as stack:
             for descriptor in self._open.values():
@@ -132,6 +138,7 @@ class LogFiles:
         written = os.write(descriptor, data)
         while written < len(data):
             written += os.write(descriptor, memoryview(data)[written:])
+        self.progress += 1
 
     def _descriptor(self, key: _Key) -> int:
         descriptor = self._open.pop(key, None)

@@ -1,10 +1,12 @@
-"""How bytes become lines: merging the streams of one file at line ends, and a log record as one line of text."""
+"""How bytes become lines: for one file of several streams, and as text; and how a log record does."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 
+from trx.output.escapes import EscapeFilter, plain
 from trx_agent.protocol.messages import Kind
 from trx_agent.protocol.records import Record
 
@@ -56,10 +58,48 @@ def _end_of_last_line(data: bytes) -> int:
     return max(newline, carriage_return)
 
 
+class LineSplitter:
+    """Cuts one stream into lines of harmless text without line ends.
+
+    A line that was drawn over itself (a progress bar, with carriage returns) is what is last to be seen of it. One
+    without an end comes in pieces.
+    """
+
+    def __init__(self, longest: int = LONGEST) -> None:
+        self._longest = longest
+        self._filter = EscapeFilter()
+        self._held = ""
+
+    def feed(self, data: bytes) -> Iterator[str]:
+        """Returns the lines that `data` completes."""
+        *lines, rest = (self._held + self._filter.feed(data)).split("\n")
+        rest = _last_drawn(rest) + "\r" * rest.endswith("\r")
+        whole = max(0, len(rest) - 1) // self._longest * self._longest
+        self._held = rest[whole:]
+        return self._pieces([*map(_last_drawn, lines), rest[:whole]] if whole else map(_last_drawn, lines))
+
+    def end(self) -> Iterator[str]:
+        """Returns what is held, after which the splitter is as new."""
+        rest = _last_drawn(self._held + self._filter.end())
+        self._held = ""
+        return self._pieces([rest] if rest else [])
+
+    def _pieces(self, lines: Iterable[str]) -> Iterator[str]:
+        for line in lines:
+            for start in range(0, max(1, len(line)), self._longest):
+                yield plain(line[start : start + self._longest])
+
+
+def _last_drawn(line: str) -> str:
+    drawn = line.rstrip("\r")
+    return drawn[drawn.rfind("\r") + 1 :]
+
+
 def format_record(record: Record) -> str:
     """A log record as `2026-11-20 16:04:05.123 WARNING name: message`, in local time, with a line end."""
     try:
         time = datetime.fromtimestamp(record.created).isoformat(" ", "milliseconds")
     except (ValueError, OverflowError, OSError):  # not a time: a worker can send any number
         time = str(record.created)
-    return f"{time} {logging.getLevelName(record.level)} {record.name}: {record.message}\n"
+    text = "\n".join(filter(None, (record.message, record.exc_text)))
+    return f"{time} {logging.getLevelName(record.level)} {record.name}: {text}\n"

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import select
 import sys
 from typing import TextIO
 
 from trx.output.escapes import EscapeFilter, neutralise
 from trx.output.lines import format_record
 from trx.output.outputs import Source
+from trx.output.streams import print_pieces
 from trx_agent.protocol.messages import Kind
 from trx_agent.protocol.records import Record
 
 _NAMES = {Kind.STDOUT: "stdout", Kind.STDERR: "stderr"}
-_PIECE = 1000
-"""Characters, of at most four bytes: less than PIPE_BUF, which a pipe that is ready takes without blocking."""
 
 
 class Terminal:
     """Shows what one rank prints as it comes, and its log records on stderr.
+
+    Agents are left out. They hardly ever print anything but warnings of torch's, and their last words before an early
+    end are in the error.
 
     sys.stdout and sys.stderr are looked up for each write, as tests and notebooks replace them. One that cannot be
     written to (a closed pipe or file) is left alone from then on; the other is still written to.
@@ -29,7 +28,10 @@ class Terminal:
         rank: Whose output is shown.
     """
 
+    name = "the terminal"
+
     def __init__(self, rank: int = 0) -> None:
+        self.progress = 0
         self._rank = rank
         self._filters: dict[tuple[Source, Kind], EscapeFilter] = {}
         self._broken: dict[str, TextIO] = {}
@@ -58,6 +60,9 @@ class Terminal:
         for source in {source for source, _ in self._filters}:
             self.end(source)
 
+    def give_up(self) -> None:
+        """Nothing holds what anybody else needs."""
+
     def _show(self, kind: Kind, text: str) -> None:
         if not text:
             return
@@ -68,46 +73,7 @@ class Terminal:
         if stream is None or stream is self._broken.get(name):
             return
         try:
-            _print(stream, text)
+            for _ in print_pieces(stream, text):
+                self.progress += 1
         except (OSError, ValueError):
             self._broken[name] = stream
-
-
-def _print(stream: TextIO, text: str) -> None:
-    descriptor = _descriptor(stream)
-    if descriptor is None:
-        _write(stream, text)
-        stream.flush()
-        return
-    poll = select.poll()
-    poll.register(descriptor, select.POLLOUT)
-    # A thread that is stuck in a write holds the stream's lock, for which Python waits when it exits; and in
-    # non-blocking mode, which whoever shares the terminal may set, a write loses what exceeds the buffer. So: wait
-    # first, and then write no more than fits. The empty piece makes room by flushing what the user's own prints left.
-    for piece in ("", *(text[start : start + _PIECE] for start in range(0, len(text), _PIECE))):
-        poll.poll()
-        with contextlib.suppress(BlockingIOError):  # raised by a flush at a line end: the piece lies in the buffer
-            _write(stream, piece)
-        while True:
-            try:
-                stream.flush()
-                break
-            except BlockingIOError:
-                poll.poll()
-
-
-def _write(stream: TextIO, text: str) -> None:
-    try:
-        stream.write(text)
-    except UnicodeEncodeError as error:
-        stream.write(text.encode(error.encoding, "replace").decode(error.encoding))
-
-
-def _descriptor(stream: TextIO) -> int | None:
-    """What the stream writes to; None for a notebook's, a test's, and other objects that only look like files."""
-    if not isinstance(stream, io.TextIOWrapper):
-        return None
-    try:
-        return stream.fileno()
-    except io.UnsupportedOperation:
-        return None

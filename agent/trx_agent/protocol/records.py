@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 LONGEST = 1 << 20
-"""A record's message is cut to this many characters by its writer; a reader refuses more than four bytes for each."""
+"""Characters to which a writer cuts message and traceback each; a reader refuses more than four bytes for each."""
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
@@ -18,13 +18,21 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
         name: The logger's.
         level: As in `logging`.
         created: Seconds since the epoch, by the host's clock.
-        message: With its arguments merged in, and the traceback below where there was one.
+        message: With its arguments merged in.
+        exc_text: The traceback, where there was one, and the stack, where it was asked for.
+        pathname: Of the source file.
+        lineno: In that file.
+        funcName: Of the function.
     """
 
     name: str
     level: int
     created: float
     message: str
+    exc_text: str = ""
+    pathname: str = ""
+    lineno: int = 0
+    funcName: str = ""
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -53,7 +61,7 @@ class Reader:
         start = 0
         while len(self._pending) - start >= 4:
             size = int.from_bytes(self._pending[start : start + 4], "big")
-            if size > 4 * LONGEST + 4096:
+            if size > 8 * LONGEST + 16384:
                 raise ValueError(f"a log record of {size} bytes")
             if len(self._pending) - start - 4 < size:
                 break
