@@ -213,11 +213,12 @@ def test_a_step_that_slurm_refuses_is_explained(slurm: Slurm) -> None:
 
 
 def test_an_allocation_that_slurm_does_not_know(slurm: Slurm) -> None:
+    """Such as that of a terminal which has outlived it. What does not ask for its hosts is not concerned."""
     stale = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "node1", "TRX_LOG_DIR": ""}
     finished = slurm.run(Program(slurm, LOOK).words, env=stale, check=False)
-    assert finished.stderr.splitlines()[-1].startswith(
-        "RuntimeError: cannot ask Slurm for the GPUs of the allocation 4711"
-    )
+    assert "RuntimeError: cannot ask Slurm for the GPUs of the allocation 4711" in finished.stderr
+    finished = slurm.run(Program(slurm, LOOK, hostnames=["localhost"], workers_per_host=1).words, env=stale)
+    assert json.loads(finished.stdout.splitlines()[-1])[0]["host"] == "launcher"
 
 
 # -- signals ----------------------------------------------------------------------------------------------------------
