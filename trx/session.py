@@ -44,14 +44,14 @@ class Session:
         self._launcher = launcher
         allocation = slurm.reached_by_srun(launcher.start)
         self._terminal = _terminal_size()  # once, since another one would cost another import of torch
-        if allocation is not None:
-            slurm.granted_gpus(allocation.job_id)  # asked once: each host's step has to name its own
         preparation = self._preparation()
         python = launcher.python or sys.executable
         planned = launcher.planned_hosts()
         checks.check_open_files(len(planned))
-        in_step = allocation.hosts if allocation and allocation.in_step else ()
-        self._warned_by_slurm = frozenset(host.index for host in planned if host.hostname in in_step)
+        by_srun = frozenset(host.index for host in planned if allocation and host.hostname in allocation.hosts)
+        self._warned_by_slurm = by_srun if allocation and allocation.in_step else frozenset()
+        if allocation and by_srun:
+            slurm.granted_gpus(allocation.job_id)  # asked here, once: each host's step has to name its own
         open_channel = partial(
             hosts.make_channel,
             python=python,

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import re
-import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -157,6 +155,8 @@ def granted_gpus(job_id: str) -> dict[str, tuple[int, ...]]:
     Raises:
         RuntimeError: Where Slurm does not say.
     """
+    import subprocess  # here, so that `import trx` stays quick
+
     command = ["scontrol", "show", "job", "--details", job_id]
     try:
         asked = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PATIENCE)
@@ -208,6 +208,8 @@ def reached_by_srun(start: Start) -> Allocation | None:
     Raises:
         RuntimeError: For "srun" where there is no allocation, or no srun.
     """
+    import shutil  # as above
+
     if start == "ssh":
         return None
     found = _required('start="srun"') if start == "srun" else allocation()
