@@ -431,7 +431,9 @@ def test_a_failure_is_raised_though_a_handler_never_returns(
 
 
 @pytest.mark.usefixtures("impatient")
-def test_an_open_launcher_goes_on_with_a_handler_that_returned(go_on: threading.Event) -> None:
+def test_an_open_launcher_goes_on_with_a_handler_that_returned(
+    go_on: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
     class Stuck(Kept):
         def emit(self, record: logging.LogRecord) -> None:
             go_on.wait()
@@ -441,11 +443,13 @@ def test_an_open_launcher_goes_on_with_a_handler_that_returned(go_on: threading.
     stuck, emitted = Stuck(), threading.Event()
     with trx.Launcher(["localhost"], 1, backend=None, log_handlers=[stuck]) as launcher:
         launcher.run(print, "one")
+        wait_until(lambda: caplog.messages, "it is said that the handler is stuck")
         launcher.run(print, "two")  # at once, and not for the handler
         go_on.set()
         assert emitted.wait(20)
         wait_until(lambda: launcher.run(print, "three") and "three" in stuck.of("stdout"), "the handler is back")
 
+    assert caplog.messages[0] == "the handler Stuck is stuck: up to 4 bytes of output did not get there"
     assert stuck.of("stdout")[0] == "one"
     assert "two" not in stuck.of("stdout")
 

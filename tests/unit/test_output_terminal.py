@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import os
 import subprocess
 import sys
+import termios
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -144,14 +147,45 @@ def test_slow_pipe_loses_nothing(pipe: tuple[int, int], line_buffering: bool, bl
     assert b"".join(received) == b"the user's own " + data
 
 
+def test_progress_is_seen_in_the_middle_of_a_long_text(pipe: tuple[int, int]) -> None:
+    target = os.fdopen(os.dup(pipe[1]), "w", encoding="utf-8")
+    terminal = Terminal()
+    with contextlib.redirect_stdout(target):
+        args = (RANK0, Kind.STDOUT, b"x" * (1 << 20))
+        writer = threading.Thread(target=terminal.write, args=args, daemon=True)
+        writer.start()
+        got_on = []
+        for _ in range(5):
+            before = terminal.progress
+            for _ in range(4):
+                os.read(pipe[0], 1 << 12)
+            got_on.append(_is_soon(lambda before=before: terminal.progress > before))  # type: ignore[misc]
+        os.close(pipe[0])
+        writer.join(30)
+    with pytest.raises(BrokenPipeError):
+        target.close()
+    assert all(got_on)
+
+
+def _unread(descriptor: int) -> int:
+    """Bytes that lie in a pipe."""
+    return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, b"\0" * 4), sys.byteorder)
+
+
+def _is_soon(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 5.0
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return condition()
+
+
 def test_reader_of_a_full_non_blocking_pipe_goes_away(pipe: tuple[int, int]) -> None:
     os.set_blocking(pipe[1], False)
     target = os.fdopen(os.dup(pipe[1]), "w", encoding="utf-8")
     with contextlib.redirect_stdout(target):
         writer = threading.Thread(target=Terminal().write, args=(RANK0, Kind.STDOUT, b"x" * (1 << 20)), daemon=True)
         writer.start()
-        while len(os.read(pipe[0], 1 << 10)) < 1 << 10:
-            pass
+        assert _is_soon(lambda: _unread(pipe[0]) > 50_000)  # of 64 KiB
         os.close(pipe[0])
         writer.join(30)
     assert not writer.is_alive()
