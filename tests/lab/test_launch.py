@@ -103,6 +103,15 @@ def test_different_numbers_of_workers(lab: Lab) -> None:
     assert [value["LOCAL_WORLD_SIZE"] for value in values] == ["1", "3", "3", "3"]
 
 
+def test_hosts_of_a_host_list_and_of_a_hostfile(lab: Lab, tmp_path: Path) -> None:
+    values = answers(run(lab, ALL_REDUCE, hostnames="node[2-3],node1", workers_per_host=1))
+    assert_complete(values, ["node2", "node3", "node1"], 1)
+    hostfile = tmp_path / "hosts"
+    hostfile.write_text("node2 slots=1\nnode1 slots=2\n")
+    values = answers(run(lab, ALL_REDUCE, hostnames=str(hostfile)))
+    assert [value["host"] for value in values] == ["node2", "node1", "node1"]
+
+
 def test_through_a_jump_host(lab: Lab) -> None:
     lab["node2"].cut("both", peer=lab.launcher, extra="tcp dport 22")
     config = lab.write_ssh_config("Host inner\n  HostName 10.77.0.2\n  HostKeyAlias node2\n  ProxyJump node1\n")
