@@ -20,12 +20,15 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_it_is_minded_from_its_first_moment_until_its_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    found, held, lock = [], [], directory._lock
+    found: list[Path] = []
+    held: list[int] = []
+    lock = directory._lock
 
     def lock_later(path: Path) -> int | None:
         monkeypatch.setattr(directory, "_lock", lock)
         found.extend(directory.find_abandoned())  # what another guardian would see just now
         descriptor = lock(path)
+        assert descriptor is not None
         held.append(descriptor)
         return descriptor
 
