@@ -60,7 +60,7 @@ def main(stdin: FileIO) -> None:
             environment = _compose(bootstrap)
             endpoint = _find_launcher(bootstrap, stdin)
             place = _make_directory(bootstrap.cookie)
-        except _Refusal:
+        except BaseException:
             from trx_agent.tree import end_everything
 
             end_everything()  # that env_file has left running

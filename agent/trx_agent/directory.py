@@ -25,9 +25,9 @@ def make(cookie: str) -> Path:
     Raises:
         OSError: Where there is no room.
     """
-    directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{cookie[:_COOKIE]}-"))
-    _lock(directory)
-    return directory
+    made = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    _lock(made)  # before it has the name by which others would look whether anybody minds it
+    return made.rename(made.with_name(f"{_PREFIX}{cookie[:_COOKIE]}-{made.name.removeprefix(_PREFIX)}"))
 
 
 def find_abandoned() -> list[Path]:

@@ -974,6 +974,9 @@ def send_400_megabytes(address: tuple[str, int], beginning: bytes) -> None:
 class Slow:
     """A stranger who sends a byte at a time, until the other side has had enough."""
 
+    PAUSE = 0.25
+    """Seconds between two bytes."""
+
     def __init__(self, address: tuple[str, int], data: bytes) -> None:
         self._socket = socket.create_connection(address, 10)
         self._data = data
@@ -990,7 +993,7 @@ class Slow:
         with self._socket, suppress(ConnectionError):
             for byte in self._data:
                 self._socket.sendall(bytes([byte]))
-                if select.select([self._socket], [], [], 0.25)[0] and not self._socket.recv(4096):
+                if select.select([self._socket], [], [], self.PAUSE)[0] and not self._socket.recv(4096):
                     break
         self.seconds = time.monotonic() - start
 
@@ -1017,7 +1020,9 @@ def test_strangers_cost_the_launcher_little(tmp_path: Path) -> None:
                 send_400_megabytes((host, port), beginning)
         with cheap(pid, f"{MANY} idle connections"), idle_connections((host, port)):
             wait_until(lambda: connections_to(pid, port) >= MANY, "they are accepted")
+            wait_until(lambda: connections_to(pid, port) < MANY, "they are let go of, after five seconds")
         assert slow.ends(within=12), "the slow one is borne"
+        assert slow.seconds < len(GREETING) * Slow.PAUSE, "it was let go of only for what it said in the end"
         signal_file(tmp_path / "go")
         assert script.ends() == (0, "undisturbed\n", "")
 
