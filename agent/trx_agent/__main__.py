@@ -152,10 +152,13 @@ def _find_launcher(bootstrap: Bootstrap, stdin: FileIO) -> str:
 
 def _try_endpoint(endpoint: str) -> str | None:
     host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), REACH_TIMEOUT).close()
-    except OSError as error:
-        return error.strerror or str(error)
+    address = host.strip("[]")  # a number, so no resolver is needed, which would import much
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+        probe.settimeout(REACH_TIMEOUT)
+        try:
+            probe.connect((address, int(port)))
+        except OSError as error:
+            return error.strerror or str(error)
     return None
 
 

@@ -35,7 +35,6 @@ from trx_agent.protocol.messages import (
     Door,
     Drained,
     Gone,
-    Hello,
     Kind,
     Probe,
     Reached,
@@ -63,7 +62,8 @@ class Agent:
 
     Args:
         bootstrap: From the launcher.
-        endpoint: Where to connect to.
+        uplink: To the launcher, who has been greeted.
+        doors: Of this host, where it is the first one.
         environment: Of the forkserver.
         directory: For all files of this launch.
         pulse: Descriptor that is written to as long as the agent's loop goes round, for the guardian.
@@ -74,7 +74,8 @@ class Agent:
     def __init__(
         self,
         bootstrap: Bootstrap,
-        endpoint: str,
+        uplink: Uplink,
+        doors: Doors | None,
         environment: Mapping[str, str],
         directory: Path,
         pulse: int,
@@ -91,12 +92,12 @@ class Agent:
         self._preparation = bootstrap.preparation
         self._forkserver: ForkServer | None = forkserver
         inherit_orphans()
-        self._uplink = Uplink(bootstrap, endpoint)
+        self._uplink = uplink
         self._watched: dict[int, Callable[[], None]] = {}
         self._folders: dict[int, int] = {}  # inotify's watch descriptors → local ranks
         self._files_from = 0.0
         self._files_quiet = False
-        self._doors: Doors | None = None
+        self._doors = doors
         self._knocking: Knocking | None = None
         self._run: Run | None = None
         self._composing: Composing | None = None  # variables that the next run waits for
@@ -150,15 +151,8 @@ class Agent:
         self._inotify.add_watch(self._log, flags.MODIFY)
         self._watch(self._inotify.fileno(), self._files_changed)
         self._log_outflow = Outflow(Stream(0, -1, Kind.AGENT), self._log, self._bootstrap.local)
-        doors = self._open_doors() if self._bootstrap.index == 0 else ()
-        found = self._resources
-        self._send(Hello(found.workers, found.gpus, found.cpus, doors, os.getpid(), machine.torch_version()))
-
-    def _open_doors(self) -> tuple[Door, ...]:
-        self._doors = Doors(self._bootstrap.one_machine, self._bootstrap.nonce)
-        for descriptor in self._doors.descriptors():
+        for descriptor in self._doors.descriptors() if self._doors else ():
             self._watch(descriptor, partial(self._answer, descriptor))
-        return self._doors.all()
 
     def _patience(self) -> float:
         now = time.monotonic()

@@ -18,13 +18,16 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from trx_agent.linux import die_with_parent
 from trx_agent.orders import BLOCKED, private_file
 
 _BOOT = (
-    "import sys; sys.path[:] = [path for path in sys.path if path]; "
-    "from trx_agent.forkserver import serve; serve(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])"
+    "import gc, sys; sys.path[:] = [path for path in sys.path if path]; "
+    "from trx_agent.linux import die_with_parent; die_with_parent(int(sys.argv[2])); "
+    "gc.disable(); import torch.distributed; "
+    "from trx_agent.forkserver import serve; serve(int(sys.argv[1]), sys.argv[3:])"
 )
+"""torch comes before all else, as it takes longest. Nothing that is imported is garbage: looking for some costs a tenth
+of a second."""
 
 _READY = b"ready"
 
@@ -85,13 +88,9 @@ class ForkServer:
         self._socket.close()
 
 
-def serve(descriptor: int, agent: int, preload: Sequence[str]) -> None:
-    """The forkserver's life: import torch, then fork a runner for each order."""
-    die_with_parent(agent)
-    gc.disable()  # nothing that is imported is garbage: looking for some costs a tenth of a second
-    # Here, so that they are imported once for all workers of all runs.
-
-    from trx_agent import runner
+def serve(descriptor: int, preload: Sequence[str]) -> None:
+    """The forkserver's life, from when it has torch: fork a runner for each order."""
+    from trx_agent import runner  # here, so that it is imported once for all workers of all runs
 
     for module in preload:
         importlib.import_module(module)

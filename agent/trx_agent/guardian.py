@@ -68,9 +68,12 @@ def _become_agent(
         variables = for_workers(environment, resources.workers)
         # First of all, since it takes longest: the import of torch goes on while everything else does.
         forkserver = ForkServer(variables, bootstrap.preparation.preload, directory / AGENT_LOG)
+        from trx_agent.greeting import greet
+
+        uplink, doors = greet(bootstrap, endpoint, resources)
         from trx_agent.agent import Agent
 
-        Agent(bootstrap, endpoint, variables, directory, pulse, resources, forkserver).live()
+        Agent(bootstrap, uplink, doors, variables, directory, pulse, resources, forkserver).live()
         code = 0
     except SystemExit:
         pass

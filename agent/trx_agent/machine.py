@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import ctypes
 import importlib.util
-import ipaddress
 import os
 import socket
 from collections.abc import Mapping
@@ -18,9 +20,23 @@ def missing_packages() -> list[str]:
 
 def torch_version() -> str:
     """Like "2.13.0", without importing torch; what follows a plus sign (the kind of build) is left out."""
-    from importlib.metadata import version  # here, since it takes its time
+    return (_version_in_its_files() or _version_of_its_distribution()).partition("+")[0]
 
-    return version("torch").partition("+")[0]
+
+def _version_in_its_files() -> str | None:
+    """What `torch.__version__` would be."""
+    spec = importlib.util.find_spec("torch")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        with contextlib.suppress(OSError, ValueError, SyntaxError), open(f"{folder}/version.py") as file:
+            line = next((line for line in file if line.startswith("__version__ = ")), "''")
+            return str(ast.literal_eval(line.partition("=")[2].strip())) or None
+    return None
+
+
+def _version_of_its_distribution() -> str:
+    from importlib.metadata import version  # here, since this takes longer than all else that an agent does at first
+
+    return version("torch")
 
 
 def is_slurms(variables: Mapping[str, str]) -> bool:
@@ -52,6 +68,10 @@ def count_gpus(variables: Mapping[str, str]) -> int:
 
 
 def _present_gpus() -> int:
+    try:
+        ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:  # no driver, no GPUs: which pynvml would say as well, had it been imported
+        return 0
     import pynvml
 
     try:
@@ -108,12 +128,16 @@ def addresses() -> dict[str, str]:
 def _usable(address: str) -> bool:
     if "%" in address:
         return False
+    import ipaddress  # here, like psutil
+
     parsed = ipaddress.ip_address(address)
     return not (parsed.is_loopback or parsed.is_link_local or parsed.is_unspecified)
 
 
 def interface_of(address: str) -> str:
     """The interface that has `address`, "lo" for loopback, "" where none has it."""
+    import ipaddress
+
     if ipaddress.ip_address(address).is_loopback:
         return "lo"
     return addresses().get(address, "")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 from benchmarks.programs.talk import answer, settings
@@ -17,13 +16,12 @@ os.environ["TRX_LOG_DIR"] = ""
 import trx
 
 wanted = settings()
-asleep = str(Path(__file__).parent / "asleep")  # on real hosts, each imports torch on cores of its own
 launcher = trx.Launcher(
     hostnames=wanted["hostnames"],
     workers_per_host=1,
     backend=None,
     ssh_config_file=wanted["ssh_config"],
-    extra_env_vars={"PYTHONPATH": asleep},
+    extra_env_vars={"PYTHONPATH": wanted["asleep"]},
 )
 began = time.perf_counter()
 with launcher:

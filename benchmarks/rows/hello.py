@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -10,25 +11,41 @@ from benchmarks.shape import Contestant, Row, Sample, at_most_times
 
 _HOSTS, _QUICK_HOSTS = 64, 16
 _THREADS = 16
+_FLOORS = {
+    "SSH, python -c pass": "pass",
+    "SSH, import msgspec and zmq": "import msgspec, zmq",  # what an agent decodes its orders with, and speaks through
+}
 
 
 @contextmanager
 def _contestants(bench: Bench) -> Iterator[Sequence[Contestant]]:
     with lab(_QUICK_HOSTS if bench.quick else _HOSTS) as hosts:
-        settings = {"hostnames": hosts.names, "ssh_config": str(hosts.ssh_config)}
+        settings = {"hostnames": hosts.names, "ssh_config": str(hosts.ssh_config), "asleep": _torch_asleep(bench)}
         start = at_launcher(hosts)
 
         def launch(name: str, argv: list[str]) -> Sample:
             return {name: cold(argv, start)["seconds"]}
 
+        def starting(name: str, code: str) -> Contestant:
+            command = f"{bench.python(None)} -c '{code}'"
+            argv = bench.argv("ssh_session", settings={**settings, "threads": _THREADS, "command": command})
+            return Contestant(name, lambda: launch(name, argv))
+
         bare = bench.argv("ssh_session", settings={**settings, "threads": _THREADS})
-        command = f"{bench.python(None)} -c pass"
-        starting = bench.argv("ssh_session", settings={**settings, "threads": _THREADS, "command": command})
         yield [
             Contestant("trx", lambda: launch("trx", bench.argv("hello_session", settings=settings))),
             Contestant("bare SSH", lambda: launch("bare SSH", bare)),
-            Contestant("SSH, python -c pass", lambda: launch("SSH, python -c pass", starting)),
+            *(starting(name, code) for name, code in _FLOORS.items()),
         ]
+
+
+def _torch_asleep(bench: Bench) -> str:
+    """A directory with a module in torch's place: an import that costs nothing, for ever, with torch's own version."""
+    folder = bench.scratch / "asleep" / "torch"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("import time\n\ntime.sleep(1_000_000)\n")
+    (folder / "version.py").write_text(f"__version__ = {importlib.metadata.version('torch')!r}\n")
+    return str(folder.parent)
 
 
 ROWS = [
@@ -40,7 +57,8 @@ ROWS = [
         contestants=_contestants,
         rounds=5,
         quick_rounds=1,
-        floor=frozenset({"bare SSH", "SSH, python -c pass"}),
-        note="all on this machine's cores; torch is asleep there, since each real host imports it on its own",
+        floor=frozenset({"bare SSH", *_FLOORS}),
+        note="all on this machine's cores; torch is asleep there, since each real host imports it on its "
+        "own; an agent speaks through zmq, in msgspec, so no hello comes before the last of the grey bars",
     )
 ]

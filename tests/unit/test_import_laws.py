@@ -24,6 +24,18 @@ MAY_IMPORT_TORCH_LATE = {"trx_agent.protocol.payload"}
 HEAVY = {"asyncssh", "cryptography", "fabric", "invoke", "numpy", "paramiko", "torch", "zmq"}
 """Not to be imported by `import trx`."""
 
+LATER = {
+    "cloudpickle",
+    "email",
+    "importlib.metadata",
+    "inotify_simple",
+    "psutil",
+    "torch",
+    "trx_agent.agent",
+    "trx_agent.run",
+}
+"""Not to be imported by an agent before its hello: each costs milliseconds, and most of them tens."""
+
 MANY = 250
 """`import trx` may load fewer modules than this; a count, unlike a clock, says the same on a busy machine."""
 
@@ -201,6 +213,22 @@ def test_importing_trx_loads_little(tmp_path):
     loaded = json.loads(in_a_fresh_interpreter(code, tmp_path))
     assert not HEAVY.intersection(loaded)
     assert len(loaded) < MANY, f"{len(loaded)} modules: {' '.join(loaded)}"
+
+
+def test_an_agent_says_hello_before_it_imports_what_its_work_needs(tmp_path):
+    """A launch on many hosts waits for the slowest hello; torch stands for itself, and is looked at, not imported."""
+    code = """
+import json, sys
+from trx_agent import __main__, environment, greeting, guardian, machine
+machine.missing_packages()
+machine.look(1, {})
+assert machine.torch_version()[0].isdigit()
+print(json.dumps(sorted(sys.modules)))
+"""
+    loaded = set(json.loads(in_a_fresh_interpreter(code, tmp_path)))
+    assert {"zmq", "msgspec"} <= loaded
+    assert not loaded & LATER
+    assert not {name for name in loaded if name.startswith("encodings.idna")}
 
 
 # ---- names ----------------------------------------------------------------------------------------------------------
