@@ -1,0 +1,47 @@
+"""Every code block of the README and of the documentation's pages that need hosts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.guide.page import Page, pages_that_run
+from tests.guide.play import PYTHON_DIRECTORY, VARIABLES, play
+
+from .harness import Lab
+from .harness.shell import PATH
+
+pytestmark = pytest.mark.timeout(120)
+
+
+class AtTheLauncher:
+    """The lab's launcher, as a user's machine whose `~/.ssh/config` knows the hosts."""
+
+    def __init__(self, lab: Lab, directory: Path) -> None:
+        self._launcher = lab.launcher
+        home = directory / "home"
+        (home / ".ssh").mkdir(parents=True)
+        (home / ".ssh" / "config").write_text(lab.ssh_config.read_text())
+        (home / "bin").mkdir()
+        # OpenSSH's own asks /etc/passwd, not HOME, where its configuration is.
+        ssh = home / "bin" / "ssh"
+        ssh.write_text(f'#!/bin/sh\nexec /usr/bin/ssh -F {lab.ssh_config} "$@"\n')
+        ssh.chmod(0o755)
+        path = os.pathsep.join([str(home / "bin"), PYTHON_DIRECTORY, PATH])
+        self._variables = {**VARIABLES, "HOME": str(home), "PATH": path}
+
+    def run(self, argv: list[str], directory: Path) -> tuple[int, str]:
+        process = self._launcher.popen(argv, env=self._variables, cwd=directory)
+        printed, _ = process.communicate(timeout=100)
+        return process.returncode, printed
+
+
+@pytest.mark.parametrize("page", pages_that_run("lab"), ids=lambda page: page.name)
+def test_page(page: Page, lab: Lab) -> None:
+    place = AtTheLauncher(lab, lab.directory / "guide" / page.name)
+    directory = lab.directory / "guide" / page.name / "work"  # which all hosts have
+    directory.mkdir()
+    play(page, place, directory)
+    assert lab.leftovers() == []
