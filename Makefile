@@ -44,7 +44,7 @@ types: $(VENV)/ready-dev ## mypy, strict
 	$(BIN)/mypy
 
 docs: $(VENV)/ready-docs ## the documentation, in docs/_build/html
-	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --fresh-env docs docs/_build/html
 
 unit: $(VENV)/ready-dev ## no torch, no sockets: seconds
 	$(PYTEST) tests/unit $(ARGS)

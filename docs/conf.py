@@ -18,7 +18,7 @@ copyright = "the authors of trx"
 version = release = trx.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "pages_above", "settings_table"]
-exclude_patterns = ["_build", "_ext"]
+exclude_patterns = ["_build", "_ext", "_static"]
 
 # ---- Markdown -------------------------------------------------------------------------------------------------------
 
@@ -45,8 +45,12 @@ html_theme = "furo"
 html_title = f"trx {release}"
 html_copy_source = False
 html_show_sphinx = False
-pygments_style = "friendly"
-pygments_dark_style = "monokai"
+html_static_path = ["_static"]
+html_css_files = ["width.css"]
+html_theme_options = {
+    "light_css_variables": {"code-font-size": "77.5%"},
+    "dark_css_variables": {"code-font-size": "77.5%"},
+}
 
 
 def setup(app: Sphinx) -> None:
@@ -60,8 +64,8 @@ def _as_written(
     _app: Sphinx, what: str, name: str, _object: object, _options: object, arguments: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
     """Signatures as the source has them; none for classes whose objects only trx makes."""
-    if what in ("class", "exception") and name != "trx.Launcher":
-        return None, None
+    if arguments and what in ("class", "exception") and name != "trx.Launcher":
+        return "", None
     if arguments:
         arguments = arguments.replace(repr(trx.DEFAULT_ENV_VARS), "DEFAULT_ENV_VARS").replace("[[~P], ", "[P, ")
         arguments = re.sub(r"\b(k?w?args): ~typing\.~P", r"\1: P.\1", arguments)

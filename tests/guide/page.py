@@ -32,7 +32,7 @@ PLACES = ("local", "lab", "slurm")
 IN_NO_FRONT_MATTER = {ROOT / "README.md": "lab"}
 """Where GitHub would show front matter to every reader."""
 
-_NOISE = re.compile(r" *[~^]+|(?:  \| )?\[W\d+ .*")
+_NOISE = re.compile(r" *[~^]+|(?:  \| )?(?:\[rank\d+\]:)?\[W\d+ .*")
 """Python's markers below a line of code, and torch's warnings, such as that an address has no name."""
 
 _FILE_NAME = re.compile(r"(?:#!.*\n)?# ([\w-]+\.\w+)\n")

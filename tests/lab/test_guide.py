@@ -38,10 +38,14 @@ class AtTheLauncher:
         return process.returncode, printed
 
 
+def play_at_the_launcher(page: Page, lab: Lab) -> None:
+    own = lab.directory / "guide" / page.name
+    directory = own / "work"  # which all hosts have
+    directory.mkdir(parents=True)
+    play(page, AtTheLauncher(lab, own), directory)
+    assert lab.leftovers() == []
+
+
 @pytest.mark.parametrize("page", pages_that_run("lab"), ids=lambda page: page.name)
 def test_page(page: Page, lab: Lab) -> None:
-    place = AtTheLauncher(lab, lab.directory / "guide" / page.name)
-    directory = lab.directory / "guide" / page.name / "work"  # which all hosts have
-    directory.mkdir()
-    play(page, place, directory)
-    assert lab.leftovers() == []
+    play_at_the_launcher(page, lab)
