@@ -32,7 +32,7 @@ class Launcher:
         ssh_config_file: Instead of the user's and the system's own.
         backend: Of the process group that workers find initialised: a name that torch knows, "auto" (nccl where every
             worker has a GPU, else gloo), or None for no process group.
-        timeout: Seconds that an operation of the process group may take.
+        timeout: Of the process group, seconds.
         default_env_vars: Patterns (as in a shell) of variables that are copied to the workers; or, as a mapping,
             variables with their values.
         extra_env_vars: Further patterns, or variables with their values.
