@@ -88,7 +88,8 @@ def test_python_in_the_documentation_can_be_compiled(page: Path):
 def test_files_that_the_documentation_names_exist(page: Path):
     text = page.read_text()
     named = re.findall(r"`((?:trx|agent|tests|tools|examples|docs|configs)/[\w./-]*)`", text)
-    missing = [name for name in named if not (ROOT / name).exists()]
+    made = "docs/_build/"  # by `make docs`
+    missing = [name for name in named if not (ROOT / name).exists() and not name.startswith(made)]
     assert not missing
 
 
