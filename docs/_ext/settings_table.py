@@ -32,6 +32,8 @@ def _settings() -> list[tuple[str, str, str]]:
 
 
 def _default(value: object) -> str:
+    if isinstance(value, str):
+        return f'`"{value}"`'
     return "`trx.DEFAULT_ENV_VARS`" if value is trx.DEFAULT_ENV_VARS else f"`{value!r}`"
 
 
