@@ -9,7 +9,7 @@ import pytest
 from tests.guide.page import PLACES, ROOT, Page, all_pages, marker, prints, read
 from trx import Launcher
 
-LANGUAGES = {"python", "bash", "toml", "output", "text", "ini"}
+LANGUAGES = {"python", "bash", "toml", "yaml", "ini", "output", "text"}
 DIRECTIVES = {"{toctree}", "{settings-table}"}
 """Code in any other language would not be run. `ini` is for ssh configurations."""
 
