@@ -1,5 +1,5 @@
 # make demo    trains and tests a small network on this machine
-# make test    lint, types and all tests
+# make test    lint, types, documentation and all tests
 # Both set up all they need, in .venv; `make help` lists the rest.
 
 PYTHON ?= python3
@@ -20,7 +20,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PYTEST = $(BIN)/python -m pytest
 LOWEST := .venv-lowest
 
-.PHONY: help demo test lint format types unit integration lab soak reliability test-lowest bench wheel system clean
+.PHONY: help demo test lint format types docs unit integration lab soak reliability test-lowest bench wheel system clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -29,7 +29,7 @@ help: ## this list
 demo: $(VENV)/ready-demo ## trains on two agents of two workers, tests what came back
 	$(BIN)/python examples/train_then_test.py
 
-test: system lint types ## lint, types and all tests; names what had to be left out
+test: system lint types docs ## lint, types, documentation and all tests; names what had to be left out
 	$(PYTEST) -n $(WORKERS) --dist loadgroup $(ARGS)
 
 lint: $(VENV)/ready-dev ## style, without changing anything
@@ -42,6 +42,9 @@ format: $(VENV)/ready-dev ## puts right what can be put right
 
 types: $(VENV)/ready-dev ## mypy, strict
 	$(BIN)/mypy
+
+docs: $(VENV)/ready-docs ## the documentation, in docs/_build/html
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --fresh-env docs docs/_build/html
 
 unit: $(VENV)/ready-dev ## no torch, no sockets: seconds
 	$(PYTEST) tests/unit $(ARGS)
@@ -68,8 +71,8 @@ wheel: $(VENV)/ready-dev ## dist/*.whl
 	$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir dist .
 
 clean: ## removes the environments and whatever tools left behind
-	rm -rf $(VENV) $(LOWEST) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis trx_logs
-	find agent benchmarks examples tests tools trx -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf $(VENV) $(LOWEST) dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis trx_logs
+	find agent benchmarks docs examples tests tools trx -name __pycache__ -prune -exec rm -rf {} +
 
 # ---- set-up: done once, and again when pyproject.toml changes -------------------------------------------------------
 
@@ -89,6 +92,10 @@ $(VENV)/ready-demo: pyproject.toml $(VENV)/ready-torch
 $(VENV)/ready-dev: pyproject.toml $(VENV)/ready-torch
 	$(PIP) '$(TORCH)' --editable '.[demo,dev]'
 	@touch $@ $(VENV)/ready-demo
+
+$(VENV)/ready-docs: pyproject.toml $(VENV)/ready-dev
+	$(PIP) '$(TORCH)' --editable '.[demo,dev,docs]'
+	@touch $@
 
 $(VENV)/ready-bench: pyproject.toml $(VENV)/ready-dev
 	$(PIP) '$(TORCH)' --editable '.[demo,dev,bench]'

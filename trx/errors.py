@@ -18,7 +18,7 @@ from trx.output.escapes import plain
 
 
 class LaunchError(Exception):
-    """Base class of everything that a launch raises once its arguments were found good."""
+    """Base class of what a launch raises, once its settings and arguments were found good."""
 
     if sys.version_info < (3, 11):  # pragma: no cover - notes are part of every exception from 3.11 on
 
@@ -55,8 +55,8 @@ class AgentFailedError(LaunchError):
     """One or more hosts could not be used, or were lost during a run.
 
     Attributes:
-        failures: One for each host concerned, in the order of `hostnames`.
-        hostname: The first of them.
+        failures (tuple[HostFailure, ...]): One for each host concerned, in the order of `hostnames`.
+        hostname (str): Of the first of them.
     """
 
     def __init__(self, failures: tuple[HostFailure, ...]) -> None:
@@ -80,7 +80,7 @@ class WorkerFailure:
     Attributes:
         rank: Of all.
         local_rank: On its host.
-        hostname: The host's label: its name, numbered where it is named twice.
+        hostname: The host's label: its name, numbered where it is named twice ("node1", "node1#2").
         pid: Of the worker's process, on its host.
         exitcode: Of a process that ended by itself without an outcome, else None.
         signal: Number of the signal that killed the process, else None.
@@ -103,15 +103,23 @@ class WorkerFailure:
 
 
 class WorkerFailedError(LaunchError):
-    """The function failed on a rank.
+    """The function failed on a rank: it raised, or its process died.
 
     Where it raised, the object that a launch raises is of the exception's own class too, and looks like it: its
     `str()`, its `args` and its attributes are the original's. What a person needs to know is in its notes, the worker's
     traceback last.
 
     Attributes:
+        rank (int): Of the worker that failed first. All down to `worker_traceback` is about it, and `WorkerFailure`
+            says what each is.
+        local_rank (int): On its host.
+        hostname (str): The host's label.
+        pid (int): Of its process.
+        exitcode (int | None): Of a process that ended by itself, without having returned or raised.
+        signal (int | None): That killed the process.
+        worker_traceback (str): The traceback there; "" where there is none.
         failures: Of every rank that failed, the first one first.
-        values: What other ranks had returned by then and could be loaded, by rank.
+        values: What other ranks had returned by then, by rank.
     """
 
     failures: tuple[WorkerFailure, ...] = ()

@@ -182,18 +182,11 @@ def launch(
     """Calls a function on every worker of every host, and returns what each returned.
 
     Args:
-        func: What to call. Functions of scripts and notebooks, closures and lambdas will do.
-        func_args: Its arguments.
+        func: What to call. Functions of scripts and notebooks, closures, lambdas and bound methods will do.
+        func_args: Its positional arguments.
         func_kwargs: Its keyword arguments.
-        hostnames: As all that follow: see `Launcher`.
-        workers_per_host: See `Launcher`.
-        ssh_config_file: See `Launcher`.
-        backend: See `Launcher`.
-        timeout: See `Launcher`.
-        default_env_vars: See `Launcher`.
-        extra_env_vars: See `Launcher`.
-        env_file: See `Launcher`.
-        settings: All others of `Launcher`.
+        hostnames: This and all that follow are settings of `Launcher`, which says what each of them is.
+        settings: Those of `Launcher` that are not named here.
 
     Raises:
         WorkerFailedError: Where a worker failed; also of the class of the exception that it raised.

@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class LaunchResult(Generic[T]):
-    """The return values of all workers.
+    """What all workers returned. It has a length, and is iterated over in the order of the ranks.
 
     Attributes:
-        values: In the order of the ranks.
-        hostnames: Of each rank, as the user named it.
+        values (tuple[T, ...]): In the order of the ranks.
+        hostnames: Of each rank, as the launch was given them.
         timeline: Where the time went.
     """
 
@@ -42,7 +42,7 @@ class LaunchResult(Generic[T]):
         return _pick(self.values, rank, "rank")
 
     def index(self, hostname: str, local_rank: int) -> T:
-        """The value that a host's worker returned.
+        """The value that one worker of a host returned.
 
         Args:
             hostname: As it was given to the launch.

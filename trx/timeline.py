@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 class Moment(str, enum.Enum):
-    """Something that is done. The order is that of a launch."""
+    """What is done in a launch, in this order. Each is equal to its text: "agent up", "function called"."""
 
     CONNECTED = "connected"
     AGENT_UP = "agent up"
@@ -33,8 +33,8 @@ class Mark:
     Attributes:
         moment: What was done.
         seconds: By when, since the launch, or this run of an open launcher, began; by the launcher's clock.
-        hostname: Whose: the host's label.
-        rank: The worker's, or None where it concerns the host.
+        hostname: The host's label: its name, numbered where it is named twice.
+        rank: The worker's, or None where it is the host's doing.
     """
 
     moment: Moment
@@ -45,16 +45,27 @@ class Mark:
 
 @dataclass(frozen=True)
 class Timeline:
-    """The marks of one run, in the order of time."""
+    """Who had done what by when, in one run.
+
+    Attributes:
+        marks: In the order of time.
+    """
 
     marks: tuple[Mark, ...] = ()
 
     def last(self, moment: Moment | str) -> float | None:
-        """Seconds by which the last host, or rank, had done something; None where none did."""
+        """By when the last host, or the last rank, had done something.
+
+        Args:
+            moment: What, as a `Moment` or its text.
+
+        Returns:
+            Seconds since the beginning; None where nobody did.
+        """
         return max((mark.seconds for mark in self.marks if mark.moment == moment), default=None)
 
     def chrome_trace(self) -> dict[str, object]:
-        """The same in the Trace Event Format, which chrome://tracing and ui.perfetto.dev show.
+        """The marks in the Trace Event Format, which ui.perfetto.dev and chrome://tracing show.
 
         Each host is a process, each rank a thread of it; a bar ends where something was done, and bears its name.
         """

@@ -232,19 +232,20 @@ def _write_error(folder: Path, stage: str, error: BaseException) -> None:
 
 def _write_exception(file: Any, error: Exception) -> None:
     """The object itself, where it survives pickling; the words are there already."""
-    for candidate in (error, outcome.Remade(error)):
-        if pickled := _that_survives(candidate):
-            payload.write(file, pickled)
-            return
+    survivors = [each for each in map(_that_survives, (error, outcome.Remade(error))) if each is not None]
+    # One whose __init__ words its message from a single argument is loaded without complaint, and words it twice.
+    survivors.sort(key=lambda each: each[1] != _message(error))
+    if survivors:
+        payload.write(file, survivors[0][0])
 
 
-def _that_survives(error: object) -> payload.Pickled | None:
+def _that_survives(error: object) -> tuple[payload.Pickled, str] | None:
+    """What an exception, or what stands for it, is once pickled, and the message of what is loaded from that."""
     try:
         pickled = payload.dumps(error)
-        payload.loads(pickled.pickle, pickled.buffers)
+        return pickled, _message(payload.loads(pickled.pickle, pickled.buffers))
     except BaseException:  # its own methods may raise anything at all
         return None
-    return pickled
 
 
 def _wait_for_the_end(folder: Path) -> None:

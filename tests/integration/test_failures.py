@@ -53,6 +53,14 @@ class TwoReasons(Exception):
         self.second = second
 
 
+class WordsItsMessage(Exception):
+    """Made again from its `args`, as pickle would, it says "empty is empty"."""
+
+    def __init__(self, first: str) -> None:
+        super().__init__(f"{first} is empty")
+        self.first = first
+
+
 class OnlyByName(Exception):
     def __init__(self, *, code: int) -> None:
         super().__init__(code)
@@ -126,6 +134,7 @@ def test_workers_run_again_after_one_has_failed(workers: trx.Launcher) -> None:
         pytest.param(lambda: TimeoutError("late"), id="TimeoutError"),
         pytest.param(lambda: SyntaxError("invalid syntax", ("file.py", 3, 5, "a b", 3, 6)), id="SyntaxError"),
         pytest.param(lambda: TwoReasons("rain", 7), id="other arguments"),
+        pytest.param(lambda: WordsItsMessage("shard-1"), id="message made of an argument"),
         pytest.param(lambda: OnlyByName(code=5), id="keyword argument"),
     ],
 )
