@@ -28,6 +28,8 @@ _BOOT = (
 
 _READY = b"ready"
 
+_ASK_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
+
 
 class ForkServer:
     """The agent's handle of its forkserver.
@@ -93,8 +95,7 @@ def serve(descriptor: int, agent: int, preload: Sequence[str]) -> None:
 
     from trx_agent import runner
 
-    for module in preload:
-        importlib.import_module(module)
+    _import_without_cuda(preload)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # runners are watched by the agent, the kernel may reap them
     gc.freeze()
     gc.enable()
@@ -111,3 +112,17 @@ def serve(descriptor: int, agent: int, preload: Sequence[str]) -> None:
             runner.main(forkserver, Path(os.fsdecode(directory)), *descriptors)
         for each in descriptors:
             os.close(each)
+
+
+def _import_without_cuda(modules: Sequence[str]) -> None:
+    """Imports them so that one which asks `torch.cuda.is_available()` (DeepSpeed does) gets the answer from NVML.
+
+    Else CUDA would be initialised here, and be of no use to the workers: it does not survive a fork.
+    """
+    ours = _ASK_NVML not in os.environ
+    if ours:
+        os.environ[_ASK_NVML] = "1"
+    for module in modules:
+        importlib.import_module(module)
+    if ours:
+        del os.environ[_ASK_NVML]
