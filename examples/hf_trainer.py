@@ -75,7 +75,7 @@ if __name__ == "__main__":
             func_args=(directory, STEPS),
             hostnames=hosts,
             workers_per_host="auto" if sys.argv[1:] else 2,
-            preload=["transformers"],  # imported once on each host, instead of by every worker
+            preload=["transformers.trainer"],  # imported once on each host, instead of by every worker
         )
         saved = sum_of_weights(LlamaForCausalLM.from_pretrained(f"{directory}/checkpoint-{STEPS}"))
     print(f"the weights add up to {result.rank(0).weights:.4f}, those of the checkpoint to {saved:.4f}")
