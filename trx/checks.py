@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from trx import host_lists
 from trx.environment import is_text
+from trx.host_lists import NamedHosts
 from trx_agent.protocol import diagnose, payload
 from trx_agent.protocol.payload import Pickled
 
@@ -18,23 +20,43 @@ SHORTEST_LEASE = 3.0
 _BACKENDS = {"gloo", "nccl", "mpi", "ucc", "xccl", "fake"}
 
 
-def check_hostnames(hostnames: object) -> list[str]:
-    """Returns the names.
+def check_hostnames(hostnames: object) -> NamedHosts:
+    """Returns the hosts that a list, a host list or a hostfile names.
 
     Raises:
-        TypeError: Where it is not a list of strings.
-        ValueError: Where it is empty, or a name cannot be one.
+        TypeError: Where it is neither a string or path, nor a list of strings.
+        ValueError: Where it is empty, or cannot be read, or a name cannot be one.
+        FileNotFoundError: Where it is the path of a hostfile that is not there.
     """
-    if isinstance(hostnames, str) or not isinstance(hostnames, Sequence):
-        raise TypeError(f'hostnames must be a list of names or "auto", not {hostnames!r}')
-    if not hostnames:
+    named = _named_hosts(hostnames)
+    if not named.names:
         raise ValueError("hostnames is empty: name at least one host")
-    for name in hostnames:
+    for name in named.names:
         if not isinstance(name, str):
             raise TypeError(f"hostnames must be strings, not {name!r}")
         if not name or name.startswith("-") or not name.isprintable() or " " in name:
             raise ValueError(f"{name!r} cannot be the name of a host")
-    return list(hostnames)
+    return named
+
+
+def _named_hosts(hostnames: object) -> NamedHosts:
+    if isinstance(hostnames, str) and not is_hostfile(hostnames):
+        return host_lists.expand(hostnames)
+    if isinstance(hostnames, str | os.PathLike):
+        path = check_file("hostnames", hostnames) or Path()
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"hostnames: {path} is not UTF-8: {error}") from None
+        return host_lists.read_hostfile(text, str(path))
+    if not isinstance(hostnames, Sequence):
+        raise TypeError(f'hostnames must be a list of names, a host list, a hostfile or "auto", not {hostnames!r}')
+    return NamedHosts(tuple(hostnames))
+
+
+def is_hostfile(hostnames: str, folder: Path = Path()) -> bool:
+    """Whether a string is the path of a hostfile, which may be relative to `folder`; else it is a host list."""
+    return host_lists.is_path(hostnames) or os.path.isfile(folder / hostnames)
 
 
 def check_workers(workers: object, hosts: int) -> list[int | str]:

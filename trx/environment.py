@@ -20,6 +20,12 @@ DEFAULT_ENV_VARS: tuple[str, ...] = (
 )
 """Patterns of variables that are copied to the workers unless `default_env_vars` says otherwise."""
 
+EnvVars = tuple[str, ...] | Sequence[str] | Mapping[str, str]
+"""Patterns of variables, and variables as "NAME=VALUE"; or a mapping of variables to values.
+
+A tuple is a sequence, of course; but tools that make command lines of types look for the type of the default.
+"""
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -31,15 +37,15 @@ def check_patterns(setting: str, patterns: object) -> None:
         for name, value in patterns.items():
             if not isinstance(name, str) or not isinstance(value, str):
                 raise TypeError(f"{setting} must map names to strings, not {name!r} to {value!r}")
-            if not _NAME.fullmatch(name) or "\0" in value:
-                raise ValueError(f"{setting}: {name!r} cannot be an environment variable")
-        return
-    if not isinstance(patterns, Sequence) or not all(isinstance(pattern, str) for pattern in patterns):
+    elif not isinstance(patterns, Sequence) or not all(isinstance(pattern, str) for pattern in patterns):
         raise TypeError(f"{setting} must be a list of patterns, or map names to values, not {patterns!r}")
+    for name, value in _values(patterns).items():
+        if not _NAME.fullmatch(name) or "\0" in value:
+            raise ValueError(f"{setting}: {name!r} cannot be an environment variable")
 
 
-def select(environment: Mapping[str, str], *settings: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
-    """The variables that match a pattern; those of a mapping have its values, the last one's if there are several.
+def select(environment: Mapping[str, str], *settings: EnvVars) -> dict[str, str]:
+    """The variables that match a pattern; those that are given a value have it, the last one if there are several.
 
     Raises:
         ValueError: Where one of them is not text, and so cannot travel.
@@ -49,11 +55,19 @@ def select(environment: Mapping[str, str], *settings: Sequence[str] | Mapping[st
         name: value for name, value in environment.items() if any(fnmatchcase(name, pattern) for pattern in wanted)
     }
     for each in settings:
-        chosen.update(each if isinstance(each, Mapping) else {})
+        chosen.update(_values(each))
     for name, value in chosen.items():
         if not is_text(name + value):
             raise ValueError(f"the environment variable {name!a} cannot be copied: it is not UTF-8")
     return chosen
+
+
+def _values(setting: EnvVars) -> Mapping[str, str]:
+    """The variables that are given a value; no pattern holds "=", as no name does."""
+    if isinstance(setting, Mapping):
+        return setting
+    pairs = (entry.partition("=") for entry in setting if "=" in entry)
+    return {name: value for name, _, value in pairs}
 
 
 def is_text(value: str) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, fields
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from trx import checks
-from trx.environment import DEFAULT_ENV_VARS, check_patterns
+from trx.environment import DEFAULT_ENV_VARS, EnvVars, check_patterns
 from trx.plan import Host, make_hosts
 from trx.results import LaunchResult
 from trx.slurm import allocated_hosts
@@ -26,16 +27,17 @@ class Launcher:
     """Settings of launches, and, as a context manager, agents that stay up from one run to the next.
 
     Attributes:
-        hostnames: Names or addresses, one agent each; "auto": those of the Slurm allocation, else "localhost".
+        hostnames: Names or addresses, one agent each; or a host list ("node[01-16],login"); or the path of a hostfile
+            (lines like "node1 slots=8"); "auto": those of the Slurm allocation, else "localhost".
         workers_per_host: A number, or a list of one for each host; "gpu": one for each GPU; "cpu": one for each
-            CPU that the agent may use; "auto": GPUs where there are any, else CPUs.
+            CPU that the agent may use; "auto": the slots of the hostfile, else GPUs where there are any, else CPUs.
         ssh_config_file: Instead of the user's and the system's own.
         backend: Of the process group that workers find initialised: a name that torch knows, "auto" (nccl where every
             worker has a GPU, else gloo), or None for no process group.
         timeout: Of the process group, seconds.
-        default_env_vars: Patterns (as in a shell) of variables that are copied to the workers; or, as a mapping,
-            variables with their values.
-        extra_env_vars: Further patterns, or variables with their values.
+        default_env_vars: Patterns (as in a shell) of variables that are copied to the workers, and variables with their
+            values (NAME=VALUE); or a mapping of variables to values.
+        extra_env_vars: Further ones, of the same kinds.
         env_file: A shell script, sourced on every host, whose variables the workers get.
         preload: Modules that hosts import once, before the workers are forked; torch always is.
         python: Path of the interpreter on the hosts; by default that of the launcher.
@@ -46,22 +48,26 @@ class Launcher:
             launcher for as long ends its workers.
     """
 
-    hostnames: Sequence[str] | Literal["auto"] = "auto"
-    workers_per_host: int | Sequence[int | str] | Literal["auto", "gpu", "cpu"] = "auto"
+    # The order in a union matters to tools that make command lines of types: they take the first that fits.
+    hostnames: str | Path | Sequence[str] = "auto"
+    workers_per_host: int | Literal["auto", "gpu", "cpu"] | Sequence[int | str] = "auto"
     _: KW_ONLY
-    ssh_config_file: str | os.PathLike[str] | None = None
+    ssh_config_file: str | Path | None = None
     backend: str | None = "auto"
     timeout: float = 600
-    default_env_vars: Sequence[str] | Mapping[str, str] = DEFAULT_ENV_VARS
-    extra_env_vars: Sequence[str] | Mapping[str, str] = ()
-    env_file: str | os.PathLike[str] | None = None
+    default_env_vars: EnvVars = DEFAULT_ENV_VARS
+    extra_env_vars: EnvVars = ()
+    env_file: str | Path | None = None
     preload: Sequence[str] = ()
     python: str | None = None
-    cwd: str | os.PathLike[str] | None = None
+    cwd: str | Path | None = None
     start_timeout: float = 300
     grace_period: float = 5
     lease: float = 8
-    _session: Session | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # No field: tools that make a command line of the fields resolve the types of all of them.
+        self._session: Session | None = None
 
     def run(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> LaunchResult[R]:
         """Calls `func(*args, **kwargs)` on every worker, and returns what each returned.
@@ -103,13 +109,15 @@ class Launcher:
     def from_config(cls, path: str | os.PathLike[str]) -> Launcher:
         """Reads the settings from a TOML file whose keys are the attributes of this class.
 
+        A relative `env_file`, `ssh_config_file` or hostfile is looked for beside the TOML file.
+
         Raises:
             FileNotFoundError: Where there is no such file.
             ValueError: Where the file is not TOML, or names a setting that does not exist.
         """
-        from trx.config import read_toml
+        from trx.config import read_settings
 
-        settings = read_toml(path)
+        settings = read_settings(path)
         known = {each.name for each in fields(cls) if each.init}
         if unknown := sorted(settings.keys() - known):
             raise ValueError(f"{path}: there is no setting {unknown[0]!r}; there are {', '.join(sorted(known))}")
@@ -119,7 +127,7 @@ class Launcher:
 
     def _check(self) -> None:
         if self.hostnames != "auto":
-            checks.check_workers(self.workers_per_host, len(checks.check_hostnames(self.hostnames)))
+            checks.check_workers(self.workers_per_host, len(checks.check_hostnames(self.hostnames).names))
         else:  # how many hosts there are is known within the allocation only
             workers = self.workers_per_host
             checks.check_workers(workers, len(workers) if isinstance(workers, Sequence) else 1)
@@ -138,8 +146,11 @@ class Launcher:
 
     def planned_hosts(self) -> tuple[Host, ...]:
         """The agents that a launch with these settings starts."""
-        names = list(self.hostnames) if self.hostnames != "auto" else allocated_hosts() or ["localhost"]
-        return make_hosts(names, checks.check_workers(self.workers_per_host, len(names)))
+        named = checks.check_hostnames(
+            self.hostnames if self.hostnames != "auto" else allocated_hosts() or ["localhost"]
+        )
+        workers = named.slots if named.slots and self.workers_per_host == "auto" else self.workers_per_host
+        return make_hosts(named.names, checks.check_workers(workers, len(named.names)))
 
 
 def launch(
@@ -147,14 +158,14 @@ def launch(
     func_args: Sequence[Any] = (),
     func_kwargs: Mapping[str, Any] | None = None,
     *,
-    hostnames: Sequence[str] | Literal["auto"] = "auto",
-    workers_per_host: int | Sequence[int | str] | Literal["auto", "gpu", "cpu"] = "auto",
-    ssh_config_file: str | os.PathLike[str] | None = None,
+    hostnames: str | Path | Sequence[str] = "auto",
+    workers_per_host: int | Literal["auto", "gpu", "cpu"] | Sequence[int | str] = "auto",
+    ssh_config_file: str | Path | None = None,
     backend: str | None = "auto",
     timeout: float = 600,
-    default_env_vars: Sequence[str] = DEFAULT_ENV_VARS,
-    extra_env_vars: Sequence[str] | Mapping[str, str] = (),
-    env_file: str | os.PathLike[str] | None = None,
+    default_env_vars: EnvVars = DEFAULT_ENV_VARS,
+    extra_env_vars: EnvVars = (),
+    env_file: str | Path | None = None,
     **settings: Any,
 ) -> LaunchResult[R]:
     """Calls a function on every worker of every host, and returns what each returned.

@@ -73,7 +73,6 @@ BAD_SETTINGS: list[Bad] = [
     # hostnames
     ({"hostnames": []}, ValueError, "hostnames is empty"),
     ({"hostnames": ()}, ValueError, "hostnames is empty"),
-    ({"hostnames": "node1"}, TypeError, "hostnames must be a list of names or \"auto\", not 'node1'"),
     ({"hostnames": None}, TypeError, "hostnames must be a list"),
     ({"hostnames": 3}, TypeError, "hostnames must be a list"),
     ({"hostnames": {"node1"}}, TypeError, "hostnames must be a list"),
@@ -118,6 +117,7 @@ BAD_SETTINGS: list[Bad] = [
     ({"extra_env_vars": "HF_*"}, TypeError, "extra_env_vars must be a list of patterns, such as ['HF_*']"),
     ({"extra_env_vars": {"A": 1}}, TypeError, "extra_env_vars must map names to strings"),
     ({"extra_env_vars": {"A B": "1"}}, ValueError, "'A B' cannot be an environment variable"),
+    ({"extra_env_vars": ["A B=1"]}, ValueError, "'A B' cannot be an environment variable"),
     ({"preload": "numpy"}, TypeError, "preload must be a list of modules, not 'numpy'"),
     ({"preload": None}, TypeError, "preload must be a list of modules"),
     ({"preload": ["numpy", "two words"]}, ValueError, "preload: 'two words' cannot be the name of a module"),

@@ -89,6 +89,23 @@ def test_a_list_for_an_allocation_can_be_loaded_outside_of_it(home: Path) -> Non
     assert load(home, "workers_per_host = [8, 4]").workers_per_host == [8, 4]
 
 
+def test_paths_of_files_are_relative_to_the_folder_of_the_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("hosts", "variables.sh", "ssh_config"):
+        (home / name).write_text("node1 slots=8")
+    text = "hostnames = '{}hosts'\nenv_file = 'variables.sh'\nssh_config_file = 'ssh_config'"
+    for there in ("", "./", "~/"):
+        launcher = load(home, text.format(there))
+        assert [(host.label, host.workers) for host in launcher.planned_hosts()] == [("node1", 8)]
+        assert launcher.env_file == str(home / "variables.sh")
+        assert launcher.ssh_config_file == str(home / "ssh_config")
+    monkeypatch.chdir(home)
+    assert Launcher.from_config("cluster.toml") == launcher
+
+
+def test_a_host_list_in_a_file_is_no_path(home: Path) -> None:
+    assert load(home, "hostnames = 'node[1-2]'\nworkers_per_host = 1").hostnames == "node[1-2]"
+
+
 # ---- what it may not ------------------------------------------------------------------------------------------------
 
 
@@ -119,7 +136,8 @@ def test_a_setting_that_does_not_exist_is_refused_with_those_that_do(home: Path,
     ("text", "kind", "words"),
     [
         ("hostnames = []", ValueError, "hostnames is empty"),
-        ("hostnames = 'node1'", TypeError, "hostnames must be a list"),
+        ("hostnames = 3", TypeError, "hostnames must be a list"),
+        ("hostnames = './nothing'", FileNotFoundError, "hostnames: there is no file '/"),
         ("hostnames = ['a', 'b']\nworkers_per_host = [1]", ValueError, "names 1 hosts, but there are 2"),
         ("workers_per_host = [0]", ValueError, "at least 1"),
         ("backend = 'glue'", ValueError, "no backend 'glue'"),

@@ -67,6 +67,15 @@ def test_a_mapping_instead_of_the_default_patterns_sets_values_too() -> None:
     assert select(ENVIRONMENT, {"A": "1", "B": "1"}, {"B": "2"}) == {"A": "1", "B": "2"}
 
 
+def test_names_with_values_among_the_patterns_set_them() -> None:
+    assert select(ENVIRONMENT, ["HF_*", "HF_1=uno"], ["NEW=a=b", "EMPTY="]) == {
+        "HF_1": "uno",
+        "HF_2": "two",
+        "NEW": "a=b",
+        "EMPTY": "",
+    }
+
+
 def test_what_is_given_stays_as_it_was() -> None:
     environment, extra = dict(ENVIRONMENT), {"HOME": "/elsewhere"}
     select(environment, ["*"], extra)["NEW"] = "1"
