@@ -339,7 +339,11 @@ def test_log_files_can_be_turned_off_and_levels_chosen(
     assert "told by 0" not in shown
 
 
-def test_handlers_made_by_a_function_instead(log_base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_handlers_made_by_a_function_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("TRX_LOG_DIR")
+    monkeypatch.chdir(tmp_path)
     captured = io.StringIO()
 
     def handlers() -> list[logging.Handler]:
@@ -363,7 +367,7 @@ def test_handlers_made_by_a_function_instead(log_base: Path, tmp_path: Path, cap
     shown = capfd.readouterr().out
     assert "printed by 0" in shown
     assert "by 1" not in shown
-    assert not log_base.exists()
+    assert {path.name for path in tmp_path.iterdir()} <= {"one.log", "agent.log"}
 
 
 def test_no_handlers_no_output(log_base: Path, capfd: pytest.CaptureFixture[str]) -> None:
