@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from trx import checks, hosts
 from trx.engine import Engine, LaunchSettings
 from trx.environment import select
+from trx.interrupts import interruptible
 from trx.output import LogFiles, Sink, Source, Terminal, make_log_directory
 from trx.present_run import RunReport
 from trx.results import LaunchResult
@@ -94,7 +95,7 @@ class Session:
     def _wait(self, future: Future[RunReport]) -> RunReport:
         """Waits for the end of a run. Ctrl-C ends it gently, a second Ctrl-C at once."""
         try:
-            return future.result()
+            return interruptible(future)
         except KeyboardInterrupt:
             self._engine.interrupt(self._grace)
         with contextlib.suppress(KeyboardInterrupt):

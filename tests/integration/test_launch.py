@@ -280,7 +280,7 @@ async def coroutine_function() -> None: ...
     ("func", "settings", "error", "words"),
     [
         (who, {"hostnames": []}, ValueError, "hostnames is empty"),
-        (who, {"hostnames": "localhost"}, TypeError, "must be a list of names"),
+        (who, {"hostnames": 3}, TypeError, "must be a list of names"),
         (who, {"hostnames": ["node 1"]}, ValueError, "'node 1' cannot be the name of a host"),
         (who, {"hostnames": [""]}, ValueError, "'' cannot be the name of a host"),
         (who, {"hostnames": ["-oProxyCommand=x"]}, ValueError, "cannot be the name of a host"),

@@ -594,8 +594,8 @@ class Holder:
 class Slotted:
     __slots__ = ("lock",)
 
-    def __init__(self) -> None:
-        self.lock = LOCK
+    def __init__(self, lock: object) -> None:
+        self.lock = lock
 
 
 class Selective(Holder):
@@ -652,7 +652,7 @@ CULPRITS = {
     "argument 1 → class Local → .lock": call(in_class()),
     ".thing → class Local → .lock": Holder(thing=in_class()()),
     "method method → its object → .lock": Holder(lock=LOCK).method,
-    "[0] → .lock": [Slotted()],
+    "[0] → .lock": [Slotted(LOCK)],
     ".images": Batch(LOCK, []),  # type: ignore[arg-type]
     ".kept": Selective(left_out=LOCK, kept=LOCK),
     "['a'] → [3]": defaultdict(list, a=[0, 1, 2, LOCK]),

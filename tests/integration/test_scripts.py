@@ -266,6 +266,90 @@ with trx.Launcher(["localhost"], 2, backend=None) as launcher:
     assert (status, out) == (0, "[0, 1]\n"), err
 
 
+# ---- how they end when they launch in another thread ----------------------------------------------------------------
+
+IN_A_THREAD = """
+def launch():
+    try:
+        {launch}
+    except KeyboardInterrupt:
+        print("interrupted", psutil.Process().children(recursive=True), flush=True)
+        raise
+
+thread = threading.Thread(target=launch, daemon={daemon})
+thread.start()
+"""
+
+
+def in_a_thread(function: str, grace: float, daemon: bool = False) -> str:
+    return SLEEPS + IN_A_THREAD.format(launch=LAUNCH.format(function, grace).strip(), daemon=daemon)
+
+
+def test_ctrl_c_ends_the_launch_of_a_thread_once_it_has_ended_the_main_thread(tmp_path: Path) -> None:
+    with Script(tmp_path, in_a_thread("sleep", 20) + "time.sleep(60)") as script:
+        running = Running(script, tmp_path)
+        script.process.send_signal(signal.SIGINT)
+        status, out, err = script.ends(GONE)
+        left = alive(running.pids)
+
+    assert (status, out) == (-signal.SIGINT, "interrupted []\n")
+    assert "Exception in thread" in err
+    assert left == []
+    running.assert_gone()
+
+
+def test_second_ctrl_c_does_not_wait_for_the_launch_of_a_thread(tmp_path: Path) -> None:
+    with Script(tmp_path, in_a_thread("refuse", 6) + "time.sleep(60)") as script:
+        running = Running(script, tmp_path)
+        script.process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            script.process.wait(1.5)  # the workers have their grace
+        script.process.send_signal(signal.SIGINT)
+        assert script.process.wait(GONE) == -signal.SIGINT
+        running.assert_gone()
+
+
+@pytest.mark.parametrize("daemon", [False, True])
+def test_nothing_is_left_of_the_launch_of_a_thread_that_python_does_not_wait_for(tmp_path: Path, daemon: bool) -> None:
+    """Before Python 3.13, a thread counts as ended where Ctrl-C has interrupted its join."""
+    with Script(tmp_path, in_a_thread("refuse", 0.5, daemon) + "thread.join()") as script:
+        running = Running(script, tmp_path)
+        script.process.send_signal(signal.SIGINT)
+        assert script.process.wait(GONE) == -signal.SIGINT
+        running.assert_gone()
+
+
+@pytest.mark.parametrize("ending", ["", "sys.exit(3)", "raise ValueError"])
+def test_the_launch_of_a_thread_goes_on_when_the_main_thread_ends_by_itself(tmp_path: Path, ending: str) -> None:
+    source = (
+        SLEEPS
+        + """
+def work():
+    while not Path("main-is-over").exists():
+        time.sleep(0.01)
+    time.sleep(1)
+    return 7
+
+def launch():
+    print(trx.launch(work, hostnames=["localhost"], workers_per_host=1, backend=None).rank(0), flush=True)
+
+def tell():
+    threading.main_thread().join()
+    Path("main-is-over").touch()
+
+threading.Thread(target=launch).start()
+threading.Thread(target=tell).start()
+"""
+    )
+    with Script(tmp_path, source + ending) as script:
+        _, out, err = script.ends()
+
+    assert out == "7\n", err
+
+
+# ---- how they end when the launcher is killed -----------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("function", ["sleep", "refuse"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 def test_workers_end_when_the_launcher_is_killed(tmp_path: Path, number: signal.Signals, function: str) -> None:

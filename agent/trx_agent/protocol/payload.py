@@ -34,6 +34,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from cloudpickle import CloudPickler
 
+from trx_agent.protocol import by_value
+
 if TYPE_CHECKING:
     import torch
     from typing_extensions import Buffer
@@ -215,6 +217,7 @@ class Pickler(CloudPickler):  # type: ignore[misc]
     def __init__(self, stream: BinaryIO) -> None:
         self._buffers: list[PickleBuffer] = []
         self._storages: dict[int, _Storage] = {}
+        self._modules: set[ModuleType] = set()
         super().__init__(stream, protocol=5, buffer_callback=self._buffers.append)
 
     def buffers(self) -> tuple[memoryview, ...]:
@@ -223,13 +226,17 @@ class Pickler(CloudPickler):  # type: ignore[misc]
         return tuple(storages[id(b)].memory() if id(b) in storages else b.raw() for b in self._buffers)
 
     def reducer_override(self, obj: Any) -> Any:
-        """Has cloudpickle say how to pickle an object, unless it is a plain tensor, a storage or a peculiar module."""
+        """Has cloudpickle say how to pickle an object, unless it is a plain tensor or a storage, or it cannot know."""
         kind = type(obj)
         if isinstance(obj, ModuleType) and kind is not ModuleType and sys.modules.get(obj.__name__) is obj:
             return importlib.import_module, (obj.__name__,)  # such as torch.ops: cloudpickle knows plain modules only
         if kind.__name__ in TORCH_TYPES and getattr(sys.modules.get("torch"), kind.__name__, None) is kind:
             return self._reduce_tensor(obj) if kind.__name__ == "Tensor" else self._reduce_storage(obj)
-        return super().reducer_override(obj)
+        module = by_value.module_of(obj)
+        if module is not None and module not in self._modules:
+            self._modules.add(module)
+            by_value.send_by_value(module)
+        return by_value.reduce(obj) or by_value.with_slots(obj, super().reducer_override(obj))
 
     def _reduce_tensor(self, tensor: Any) -> Any:
         rebuild, args = reduced = tensor.__reduce_ex__(5)
