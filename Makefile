@@ -20,7 +20,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PYTEST = $(BIN)/python -m pytest
 LOWEST := .venv-lowest
 
-.PHONY: help demo test lint format types docs unit integration lab soak reliability test-lowest bench wheel system clean
+.PHONY: help demo test test-all lint format types docs unit integration lab soak reliability test-lowest bench wheel system clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -31,6 +31,9 @@ demo: $(VENV)/ready-demo ## trains on two agents of two workers, tests what came
 
 test: system lint types docs ## lint, types, documentation and all tests; names what had to be left out
 	$(PYTEST) -n $(WORKERS) --dist loadgroup $(ARGS)
+
+test-all: system lint types docs $(VENV)/ready-examples ## the same with the heavy tests: what CI runs
+	$(PYTEST) -m "" -n $(WORKERS) --dist loadgroup $(ARGS)
 
 lint: $(VENV)/ready-dev ## style, without changing anything
 	$(BIN)/ruff check
@@ -50,7 +53,7 @@ unit: $(VENV)/ready-dev ## no torch, no sockets: seconds
 	$(PYTEST) tests/unit $(ARGS)
 
 integration: $(VENV)/ready-dev ## real processes on localhost
-	$(PYTEST) tests/integration -n $(WORKERS) --dist loadgroup $(ARGS)
+	$(PYTEST) tests/integration tests/examples tests/peers -n $(WORKERS) --dist loadgroup $(ARGS)
 
 lab: system $(VENV)/ready-dev ## hosts made of namespaces
 	$(PYTEST) tests/lab -n $(WORKERS) --dist loadgroup $(ARGS)
@@ -95,6 +98,10 @@ $(VENV)/ready-dev: pyproject.toml $(VENV)/ready-torch
 
 $(VENV)/ready-docs: pyproject.toml $(VENV)/ready-dev
 	$(PIP) '$(TORCH)' --editable '.[demo,dev,docs]'
+	@touch $@
+
+$(VENV)/ready-examples: pyproject.toml $(VENV)/ready-dev
+	$(PIP) '$(TORCH)' --editable '.[demo,dev,examples]'
 	@touch $@
 
 $(VENV)/ready-bench: pyproject.toml $(VENV)/ready-dev

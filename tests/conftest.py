@@ -20,6 +20,9 @@ HERE = Path(__file__).parent
 MARK = "TRX_TEST_MARK"
 """Every process that a test starts inherits this variable, by which it is found when it should be gone."""
 
+MARKERS = {"integration": "integration", "examples": "integration", "peers": "integration", "lab": "lab"}
+"""Of each folder's tests."""
+
 ENDING = 5.0
 """Seconds that processes may take to go once the test is over."""
 
@@ -36,9 +39,9 @@ def pytest_configure() -> None:
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        for folder in ("integration", "lab"):
+        for folder, marker in MARKERS.items():
             if HERE / folder in item.path.parents:
-                item.add_marker(folder)
+                item.add_marker(marker)
 
         if "measured" in getattr(item, "fixturenames", ()):
             item.add_marker("measured")
@@ -173,7 +176,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.line(f"{reason}:")
         for test, count in tests.items():
             terminalreporter.line(f"    {test}" + (f" ({count} times)" if count > 1 else ""))
+    if without_heavy := "not heavy" in terminalreporter.config.option.markexpr:
+        terminalreporter.line("heavy tests: `make test-all` runs them")
     if deselected:
-        terminalreporter.line(f"{deselected} deselected on the command line")
-    if not by_reason and not deselected:
+        terminalreporter.line(f"{deselected} deselected")
+    if not by_reason and not deselected and not without_heavy:
         terminalreporter.line("no test")

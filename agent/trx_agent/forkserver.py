@@ -31,6 +31,8 @@ of a second."""
 
 _READY = b"ready"
 
+_ASK_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
+
 
 class ForkServer:
     """The agent's handle of its forkserver.
@@ -92,8 +94,7 @@ def serve(descriptor: int, preload: Sequence[str]) -> None:
     """The forkserver's life, from when it has torch: fork a runner for each order."""
     from trx_agent import runner  # here, so that it is imported once for all workers of all runs
 
-    for module in preload:
-        importlib.import_module(module)
+    _import_without_cuda(preload)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # runners are watched by the agent, the kernel may reap them
     signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)  # not before: whoever has no run yet is ended by SIGTERM
     gc.freeze()
@@ -111,3 +112,17 @@ def serve(descriptor: int, preload: Sequence[str]) -> None:
             runner.main(forkserver, Path(os.fsdecode(directory)), *descriptors)
         for each in descriptors:
             os.close(each)
+
+
+def _import_without_cuda(modules: Sequence[str]) -> None:
+    """Imports them so that one which asks `torch.cuda.is_available()` (DeepSpeed does) gets the answer from NVML.
+
+    Else CUDA would be initialised here, and be of no use to the workers: it does not survive a fork.
+    """
+    ours = _ASK_NVML not in os.environ
+    if ours:
+        os.environ[_ASK_NVML] = "1"
+    for module in modules:
+        importlib.import_module(module)
+    if ours:
+        del os.environ[_ASK_NVML]

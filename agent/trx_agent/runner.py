@@ -14,6 +14,7 @@ import socket
 import tempfile
 import traceback
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -121,7 +122,8 @@ def _serve_rendezvous(order: Start, door: int) -> TCPStore:
 
     It has threads, so it comes after the workers were forked; their connections wait in the socket's queue.
     """
-    return TCPStore(
+    make = partial(
+        TCPStore,
         order.rendezvous.address,
         order.rendezvous.port,
         int(order.environments[0]["WORLD_SIZE"]),
@@ -130,6 +132,10 @@ def _serve_rendezvous(order: Start, door: int) -> TCPStore:
         wait_for_workers=False,
         master_listen_fd=door,
     )
+    try:
+        return make()
+    except NotImplementedError:  # by torch 2.6, whose libuv takes no socket
+        return make(use_libuv=False)
 
 
 def _watch(agent: socket.socket, wakeup: int, workers: list[int]) -> None:

@@ -282,3 +282,23 @@ def test_library_is_preloaded_by_env_file(library: Path, env_file: Path) -> None
     env_file.write_text(f'export LD_PRELOAD="{library}${{LD_PRELOAD:+:$LD_PRELOAD}}"\n')
 
     assert launch_with(is_mapped, str(library), env_file=env_file).rank(0)
+
+
+# ---- preloaded modules ----------------------------------------------------------------------------------------------
+
+
+def test_module_is_preloaded_with_cuda_questions_answered_by_nvml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only there: what a worker asks is its own affair."""
+    (tmp_path / "eager.py").write_text(
+        "import os\nASKED = os.environ.get('PYTORCH_NVML_BASED_CUDA_CHECK')\nPID = os.getpid()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+
+    def look() -> tuple[str | None, bool, str | None]:
+        import eager  # type: ignore[import-not-found]
+
+        return eager.ASKED, os.getpid() == eager.PID, os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK")
+
+    assert launch_with(look, preload=["eager"]).rank(0) == ("1", False, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -101,3 +102,10 @@ def test_memory_is_free_before_the_next_launch() -> None:
     before = pynvml.nvmlDeviceGetMemoryInfo(handle).used
     trx.launch(on_the_gpu, hostnames=["localhost"], workers_per_host=1)
     assert pynvml.nvmlDeviceGetMemoryInfo(handle).used - before < 64 << 20
+
+
+def test_preloaded_module_may_ask_whether_there_is_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "eager.py").write_text("import torch\nassert torch.cuda.is_available()\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    result = trx.launch(describe, hostnames=["localhost"], workers_per_host=1, preload=["eager"])
+    assert result.rank(0)["sum"] == 1

@@ -343,6 +343,14 @@ def test_functions_and_exceptions(trip: Trip) -> None:
     assert torch.equal(error.args[1], offset)
 
 
+def test_function_of_a_script_that_names_torch_ops(trip: Trip) -> None:
+    """Which is a module of a class of its own, as are modules that are imported lazily."""
+    script = {"__name__": "__main__", "torch": torch}
+    exec("def add(value):\n    return torch.ops.aten.add(value, 1)", script)
+    assert trip(script["add"])(torch.tensor([1])).tolist() == [2]
+    assert trip(torch.ops) is torch.ops
+
+
 # ---- memory ---------------------------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ needed as a whole: by a storage object, a quantized tensor, or a tensor with att
 from __future__ import annotations
 
 import ctypes
+import importlib
 import io
 import pickle as pickling
 import struct
@@ -227,6 +228,8 @@ class Pickler(CloudPickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
         """Has cloudpickle say how to pickle an object, unless it is a plain tensor or a storage, or it cannot know."""
         kind = type(obj)
+        if isinstance(obj, ModuleType) and kind is not ModuleType and sys.modules.get(obj.__name__) is obj:
+            return importlib.import_module, (obj.__name__,)  # such as torch.ops: cloudpickle knows plain modules only
         if kind.__name__ in TORCH_TYPES and getattr(sys.modules.get("torch"), kind.__name__, None) is kind:
             return self._reduce_tensor(obj) if kind.__name__ == "Tensor" else self._reduce_storage(obj)
         if kind not in by_value.KINDS and not isinstance(obj, type):
