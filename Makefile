@@ -20,7 +20,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PYTEST = $(BIN)/python -m pytest
 LOWEST := .venv-lowest
 
-.PHONY: help demo test test-all lint format types docs unit integration lab soak reliability test-lowest bench wheel system clean
+.PHONY: help demo test heavy test-all lint format types docs unit integration lab soak reliability test-lowest bench wheel system clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -32,8 +32,10 @@ demo: $(VENV)/ready-demo ## trains on two agents of two workers, tests what came
 test: system lint types docs ## lint, types, documentation and all tests; names what had to be left out
 	$(PYTEST) -n $(WORKERS) --dist loadgroup $(ARGS)
 
-test-all: system lint types docs $(VENV)/ready-examples ## the same with the heavy tests: what CI runs
-	$(PYTEST) -m "" -n $(WORKERS) --dist loadgroup $(ARGS)
+heavy: $(VENV)/ready-examples ## the examples that need the packages of frameworks
+	$(PYTEST) tests/examples -m heavy -n $(WORKERS) --dist loadgroup $(ARGS)
+
+test-all: heavy test ## both: what CI runs
 
 lint: $(VENV)/ready-dev ## style, without changing anything
 	$(BIN)/ruff check
