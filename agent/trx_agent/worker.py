@@ -23,7 +23,20 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from trx_agent.linux import die_with_parent, write_lines_at_once
-from trx_agent.orders import CALLED, HOLD, JOINED, LOADED, MARKS, PART, PAYLOAD, RAISED, RETURNED, WRITTEN, private_file
+from trx_agent.orders import (
+    CALLED,
+    HOLD,
+    JOINED,
+    LOADED,
+    MARKS,
+    PART,
+    PAYLOAD,
+    RAISED,
+    RETURNED,
+    WORDS,
+    WRITTEN,
+    private_file,
+)
 from trx_agent.protocol import diagnose, outcome, payload, records
 from trx_agent.protocol.messages import Start
 
@@ -195,6 +208,8 @@ def _write_error(folder: Path, stage: str, error: BaseException) -> None:
         message=outcome.cut(_message(error)),
         traceback=outcome.cut("".join(traceback.format_exception(type(error), error, error.__traceback__))),
     )
+    with _whole(folder, WORDS) as file:
+        file.write(outcome.frame(words))
     with _whole(folder, RAISED) as file:
         file.write(outcome.frame(words))
         if isinstance(error, Exception):
