@@ -41,6 +41,10 @@ TORCH_IMPORTED = "torch imported"
 PART, RETURNED, RAISED = "part", "returned", "raised"
 """Files in a worker's folder: its outcome while it is being written, and its names when it is whole."""
 
+WORDS = "words"
+"""A worker's file: the exception that it raises in words alone. It is the outcome where the object's own methods, which
+pickling runs, end the process."""
+
 
 def private_file(path: Path, mode: Literal["wb", "ab"] = "wb") -> BinaryIO:
     """A file for this user alone, whatever the umask."""

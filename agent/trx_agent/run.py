@@ -17,7 +17,7 @@ import msgspec
 from trx_agent import orders, tree
 from trx_agent.forkserver import ForkServer
 from trx_agent.oom import OomCounter
-from trx_agent.orders import HOLD, MARKS, ORDER, PAYLOAD, RAISED, RETURNED, TORCH_IMPORTED
+from trx_agent.orders import HOLD, MARKS, ORDER, PAYLOAD, RAISED, RETURNED, TORCH_IMPORTED, WORDS
 from trx_agent.protocol import outcome
 from trx_agent.protocol.link import Body
 from trx_agent.protocol.messages import (
@@ -256,6 +256,9 @@ class Run:
 
     def _worker_gone(self, report: orders.WorkerGone, now: float) -> None:
         self._codes[report.local_rank] = report.code
+        words = self.folder(report.local_rank) / WORDS
+        if self._outcome(report.local_rank) is None and words.exists():
+            words.rename(self.folder(report.local_rank) / RAISED)
         self._look_for_outcome(report.local_rank)
         if report.local_rank not in self._reported:
             code = report.code

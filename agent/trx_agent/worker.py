@@ -34,6 +34,7 @@ from trx_agent.orders import (
     PAYLOAD,
     RAISED,
     RETURNED,
+    WORDS,
     WRITTEN,
     private_file,
 )
@@ -224,6 +225,8 @@ def _write_error(folder: Path, stage: str, error: BaseException) -> None:
         message=outcome.cut(_message(error)),
         traceback=outcome.cut("".join(traceback.format_exception(type(error), error, error.__traceback__))),
     )
+    with _whole(folder, WORDS) as file:
+        file.write(outcome.frame(words))
     with _whole(folder, RAISED) as file:
         file.write(outcome.frame(words))
         if isinstance(error, Exception):

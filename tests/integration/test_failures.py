@@ -192,6 +192,25 @@ def test_exception_that_cannot_be_pickled_comes_as_text(workers: trx.Launcher) -
     assert raised.worker_traceback.rstrip().endswith("HoldsALock: held")
 
 
+@pytest.mark.parametrize("what", [os._exit, sys.exit, os.abort])
+def test_exception_whose_pickling_ends_the_process_comes_as_text(
+    workers: trx.Launcher, what: Callable[..., Any]
+) -> None:
+    class Hostile(Exception):
+        def __reduce__(self) -> tuple[Any, ...]:
+            return what, () if what is os.abort else (0,)
+
+    def work() -> None:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        raise Hostile("as it is")
+
+    raised = fails(workers, on_rank(1, work))
+
+    assert "Hostile: as it is" in raised.failures[0].summary
+    assert raised.worker_traceback.rstrip().endswith("Hostile: as it is")
+    assert raised.rank == 1
+
+
 def test_exception_whose_text_cannot_be_made_still_arrives(workers: trx.Launcher) -> None:
     class Mute(Exception):
         def __str__(self) -> str:

@@ -76,3 +76,21 @@ def test_value_that_the_launcher_has_no_room_for_fails_its_rank_and_the_next_run
     assert failed["values"] == {"0": "small"}
     assert values == ["0", "1"]
     assert lab.leftovers() == []
+
+
+def test_arguments_that_hosts_have_no_room_for_are_told_as_that(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab(1, tmp_size="64m")
+    source = """
+import json, sys
+import trx
+try:
+    trx.launch(len, (bytes(200 << 20),), hostnames=["node1"], workers_per_host=1, ssh_config_file=sys.argv[1])
+except trx.AgentFailedError as error:
+    print(json.dumps([[failure.hostname, failure.reason] for failure in error.failures]))
+"""
+    finished = lab.script(source, str(lab.ssh_config), env={"TRX_LOG_DIR": ""}, cwd="/", timeout=60)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    ((hostname, reason),) = json.loads(finished.stdout)
+    assert hostname == "node1"
+    assert "No space left on device" in reason
+    assert lab.leftovers() == []
