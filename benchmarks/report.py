@@ -61,7 +61,8 @@ def _line(measured: Measured) -> str:
     others += [f"{name}: failed {times} × ({reason})" for name, (times, reason) in measured.failures.items()]
     aims = [aim.text for aim in row.aims]
     title = row.title + (f" ({row.note})" if row.note else "")
-    cells = [title, _stack(ours), _stack(others), _stack(aims), _stack([_verdict(aim, measured) for aim in row.aims])]
+    verdicts = [*(_verdict(aim, measured) for aim in row.aims), *_explained(measured)]
+    cells = [title, _stack(ours), _stack(others), _stack(aims), _stack(verdicts)]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -79,6 +80,20 @@ def _verdict(aim: Aim, measured: Measured) -> str:
     if found is None:
         return "not measured"
     return f"{'yes' if aim.met(found) else '**no**'}: {number(found)} {aim.unit}"
+
+
+def _explained(measured: Measured) -> list[str]:
+    """What there is to say of a row that missed an aim: why, and how far it is from its floors."""
+    row, medians = measured.row, measured.medians
+    reached = [(aim, _reached(aim, measured)) for aim in row.aims]
+    if all(found is None or aim.met(found) for aim, found in reached):
+        return []
+    ratios = [
+        f"trx is {number(medians['trx'] / medians[name])} × {name}"
+        for name in medians
+        if name in row.floor and "trx" in medians
+    ]
+    return [row.if_missed, *ratios] if row.if_missed else ratios
 
 
 def _reached(aim: Aim, measured: Measured) -> float | None:

@@ -100,6 +100,7 @@ class Row:
         fewer_is_better: Or whether the numbers are rates.
         floor: Series that are not products but what the machine needs in any case.
         note: What else a reader should know.
+        if_missed: Why, should an aim be missed: only what a floor of the row shows.
     """
 
     name: str
@@ -113,3 +114,4 @@ class Row:
     fewer_is_better: bool = True
     floor: frozenset[str] = frozenset()
     note: str = ""
+    if_missed: str = ""

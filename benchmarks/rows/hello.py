@@ -58,7 +58,7 @@ ROWS = [
         rounds=5,
         quick_rounds=1,
         floor=frozenset({"bare SSH", *_FLOORS}),
-        note="all on this machine's cores; torch is asleep there, since each real host imports it on its "
-        "own; an agent speaks through zmq, in msgspec, so no hello comes before the last of the grey bars",
+        note="all on this machine's cores; torch is asleep there, since each real host imports it on its own",
+        if_missed="an agent speaks through zmq, in msgspec: no hello can come before the last floor",
     )
 ]

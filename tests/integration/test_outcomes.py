@@ -123,6 +123,20 @@ def test_tensors_that_shared_storage_still_do_and_can_be_written_to(workers: trx
     assert transposed[2, 1] == 5.0
 
 
+def test_sharded_tensor_comes_back_as_the_shard_that_its_rank_had(group: trx.Launcher) -> None:
+    def shard() -> object:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.tensor import Shard, distribute_tensor
+
+        return distribute_tensor(torch.arange(8.0), init_device_mesh("cpu", (2,)), [Shard(0)])
+
+    first, second = (returned.to_local() for returned in group.run(shard))  # type: ignore[attr-defined]  # DTensor
+    second[0] = 9.0
+
+    assert first.tolist() == [0.0, 1.0, 2.0, 3.0]
+    assert second.tolist() == [9.0, 5.0, 6.0, 7.0]
+
+
 def test_view_of_a_large_tensor_does_not_bring_the_whole_of_it_along(workers: trx.Launcher) -> None:
     view = workers.run(lambda: torch.zeros(1 << 20)[:10]).rank(0)
 
