@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,8 +47,8 @@ from trx_agent.streams import Outflow, last_lines
 _LOGS = (Kind.STDOUT, Kind.STDERR, Kind.RECORDS)
 _STEP = 0.02
 _LOOKING = 0.5
-_RUNNERS_PATIENCE = 5.0
-"""Seconds that the runner may take to tell of a worker's end, on a busy host."""
+_LOOKS = 10
+"""Times that a worker may be found ended before its runner has told of it. A host that slept has looked only once."""
 
 Send = Callable[[AnyMessage, Body], None]
 
@@ -84,7 +85,7 @@ class Run:
         self._reported: set[int] = set()
         self._runner_pid = 0
         self._headless: set[int] = set()
-        self._ended_since: dict[int, float] = {}  # by pid: workers of whose end the runner has not told
+        self._untold: Counter[int] = Counter()  # how often a worker was found ended, by pid
         self._next_look = 0.0
         self._held: set[int] = set()  # raised, but only after another worker had died
         self._received = 0
@@ -247,10 +248,11 @@ class Run:
                 continue
             if tree.has_lost_its_head(pid):
                 self._headless.add(local_rank)
-                os.kill(pid, signal.SIGKILL)
-            elif tree.has_ended(pid) and now - self._ended_since.setdefault(pid, now) > _RUNNERS_PATIENCE:
-                os.kill(self._runner_pid, signal.SIGKILL)
-                return
+                _kill(pid)
+            elif tree.has_ended(pid):
+                self._untold[pid] += 1
+                if self._untold[pid] == _LOOKS:
+                    _kill(self._runner_pid)
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
@@ -357,6 +359,11 @@ class Run:
             outflow.close()
         self._payload.close()
         self._send(Drained(self.number), b"")
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _summary(path: Path) -> str:
