@@ -37,6 +37,7 @@ def guard(stdin: FileIO, bootstrap: Bootstrap, endpoint: str, environment: Mappi
     listening, pulse = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     agent = os.fork()
     if agent == 0:
+        signal.signal(LAUNCHER_GONE, signal.SIG_DFL)  # under nohup it is ignored; the agent will have its own handler
         die_with_parent(guardian, LAUNCHER_GONE)
         os.close(listening)
         _become_agent(stdin, bootstrap, endpoint, environment, directory, pulse, guardian)
