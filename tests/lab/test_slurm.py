@@ -441,6 +441,5 @@ def test_the_guide_page(slurm: Slurm) -> None:
     batch, interactive, warned, submitted = printed
     assert "node1 [4.0, 4.0]\nnode2 [4.0, 4.0]" in batch
     assert "node1 [3.0, 3.0]\nnode2 [3.0]" in interactive
-    assert "node1 [2.0]\nnode2 [2.0]" in interactive
     assert "['warned', 'warned']" in warned
     assert "['0', '1']" in submitted
