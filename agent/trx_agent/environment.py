@@ -115,7 +115,10 @@ class Composing:
             if code:
                 words = self._printed.read().decode(errors="replace").strip()[-2000:]
                 raise EnvFileError(f"env_file ended with status {code}: {words}")
-            entries = self._exported.read().split(b"\0")
+            exported = self._exported.read()
+        if not exported:
+            raise EnvFileError("env_file ended by `exit`, which also ends whoever sources it: leave that out")
+        entries = exported.split(b"\0")
         pairs = (entry.split(b"=", 1) for entry in entries if b"=" in entry)
         found = {os.fsdecode(name): os.fsdecode(value) for name, value in pairs}
         return {name: value for name, value in found.items() if name not in ("_", "script", "SHLVL")}

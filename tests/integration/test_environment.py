@@ -147,11 +147,12 @@ def test_env_file_sees_and_may_overrule_extra_env_vars(env_file: Path) -> None:
     ("text", "words"),
     [
         ("echo 'no module cuda/12 here' >&2\nexit 3\n", ["status 3", "no module cuda/12 here"]),
+        ("export A=1\nexit 0\n", ["ended by `exit`"]),
         ('A="never closed\n', ["status 2", "unexpected EOF"]),
         ("set -e\necho 'about to fail'\nfalse\nA=1\n", ["status 1", "about to fail"]),
         ("kill -9 $$\n", ["status -9"]),
     ],
-    ids=["exit", "syntax", "errexit", "killed"],
+    ids=["exit", "exit-0", "syntax", "errexit", "killed"],
 )
 def test_env_file_that_fails_is_reported_with_what_it_said(env_file: Path, text: str, words: Iterable[str]) -> None:
     env_file.write_text(text)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(120)
 
 CTRL_C = b"\x03"
 
-AFTER_THE_GRACE = f"clean after a grace of {GRACE:.0f} s"
+AFTER_THE_GRACE = f"clean after a grace of {GRACE:.0f} s,"
 
 WORKING = """
 def ignore_sigterm():
@@ -105,7 +105,7 @@ def test_hosts_clean_up_when_the_launcher_stops_and_it_is_told_when_it_goes_on(t
         launch.wait("ignores", 4)
         launch.process.send_signal(signal.SIGSTOP)
         taken = assert_hosts_clean_up(launch, SHORT_LEASE + GRACE + LEAVING)
-        measured("launcher-stopped", f"clean after a lease of {SHORT_LEASE:.0f} s and a grace of {GRACE:.0f} s", taken)
+        measured("launcher-stopped", f"clean after a lease of {SHORT_LEASE:.0f} s and a grace of {GRACE:.0f} s,", taken)
         launch.process.send_signal(signal.SIGCONT)
         raised = launch.first("raised")
         assert raised["kinds"][0] == "AgentFailedError"

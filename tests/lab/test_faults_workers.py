@@ -233,7 +233,7 @@ def test_of_several_ranks_that_fail_at_once_one_is_raised_and_all_are_told(two: 
         begun = time.monotonic()
         launch.go()
         raised = launch.first("raised")
-        measured("together", f"after a grace of {GRACE:.0f} s", raised.at - begun)
+        measured("together", f"after a grace of {GRACE:.0f} s,", raised.at - begun)
         first = worker_failure(raised)
         assert raised["text"] == f"rank {first['rank']}'s own trouble"
         assert raised["traceback"] == first["traceback"]
@@ -336,6 +336,6 @@ def test_grandchildren_on_remote_hosts_are_gone_when_the_run_is_over(
         assert not over["held"]
         assert over.at - begun < GRACE + 2.0 + SLACK
         stubborn = function in ("fail", "succeed_with_a_stubborn_daemon")
-        measured("grandchildren", f"after a grace of {GRACE:.0f} s" if stubborn else "gone", over.at - begun)
+        measured("grandchildren", f"after a grace of {GRACE:.0f} s," if stubborn else "gone", over.at - begun)
         launch.go("look")
         assert_fine_afterwards(launch)

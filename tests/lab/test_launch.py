@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -313,8 +314,8 @@ def test_interpreter_without_torch(make_lab: MakeLab, bare_python: Path) -> None
 
 
 def _packages(*names: str) -> list[Path]:
-    site = next(Path(path) for path in sys.path if path.endswith("site-packages"))
-    return [path for name in names for path in [site / name]]
+    found = [importlib.util.find_spec(name) for name in names]
+    return [Path(spec.origin).parent for spec in found if spec and spec.origin]
 
 
 def test_another_version_of_torch(lab: Lab) -> None:
