@@ -74,8 +74,8 @@ def make_hosts(
     for index, (hostname, count) in enumerate(zip(hostnames, workers, strict=True)):
         seen[hostname] += 1
         label = hostname if seen[hostname] == 1 else f"{hostname}#{seen[hostname]}"
-        by_srun = allocation is not None and hostname in allocation.hosts
-        local = hostname == allocation.here if allocation and by_srun else is_local(hostname)
+        node = allocation.node(hostname) if allocation else None
+        local = node == allocation.here if allocation and node else is_local(hostname)
         hosts.append(Host(index, hostname, label, count, local))
     return tuple(hosts)
 

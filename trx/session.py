@@ -48,10 +48,9 @@ class Session:
         python = launcher.python or sys.executable
         planned = launcher.planned_hosts()
         checks.check_open_files(len(planned))
-        by_srun = frozenset(host.index for host in planned if allocation and host.hostname in allocation.hosts)
+        slurm.ask_for_gpus([host.hostname for host in planned])
+        by_srun = frozenset(host.index for host in planned if allocation and allocation.node(host.hostname))
         self._warned_by_slurm = by_srun if allocation and allocation.in_step else frozenset()
-        if allocation and by_srun:
-            slurm.granted_gpus(allocation.job_id)  # asked here, once: each host's step has to name its own
         open_channel = partial(
             hosts.make_channel,
             python=python,

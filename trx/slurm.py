@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -24,6 +24,7 @@ _OF_ONE_HOST = (
     "ZE_AFFINITY_MASK",
     "SLURMD_*",
     "SLURM_*_ON_NODE",
+    "SLURM_JOB_GPUS",
     "SLURM_STEP*",
     "SLURM_NODEID",
     "SLURM_PROCID",
@@ -44,8 +45,27 @@ _NO_OPTIONS = (
 )
 """Slurm's variables that srun takes for no option of the step, and that the user's function may ask for."""
 
+_INTERACTIVE_STEP = "4294967290"
+"""The number of the step that salloc's shell is, where the cluster starts it on the first node. It tells of the job."""
+
+_RECORD = re.compile(r"JobId=(\d+)(?: HetJobId=(\d+))?")
 _GRANTED = re.compile(r"^\s*Nodes=(\S+).* GRES=(\S*)", re.MULTILINE)
 _GPUS = re.compile(r"(?:^|,)gpu(?::[^:(,]+)?:(\d+)(?:\(IDX:([\d,-]+)\))?")
+
+
+@dataclass(frozen=True)
+class Share:
+    """What the job has on one host.
+
+    Attributes:
+        tasks: Where the user has asked for tasks.
+        cpus: In units of `--cpus-per-task`.
+        component: Of a heterogeneous job, that which the host belongs to.
+    """
+
+    tasks: int | None
+    cpus: int
+    component: int | None = None
 
 
 @dataclass(frozen=True)
@@ -53,20 +73,23 @@ class Allocation:
     """The Slurm allocation that this process belongs to.
 
     Attributes:
-        job_id: The job's.
-        hosts: Names of its nodes, in Slurm's order.
+        job_id: The job's; of a heterogeneous one, that of its first component.
+        hosts: By the names of its nodes, in Slurm's order.
         here: The one that this process runs on as a part of the job; "" where it does not, as below `salloc`.
         in_step: Whether srun has started this process, or an ancestor of it; a batch script is no step.
-        tasks: For each host, where the user has asked for tasks.
-        cpus: For each host, those of the job, in units of `--cpus-per-task`.
+        several_tasks: Whether the user has asked for more than one task on some host.
     """
 
     job_id: str
-    hosts: tuple[str, ...]
+    hosts: Mapping[str, Share]
     here: str
     in_step: bool
-    tasks: tuple[int, ...] | None
-    cpus: tuple[int, ...]
+    several_tasks: bool
+
+    def node(self, hostname: str) -> str | None:
+        """Slurm's name of a host, which may be called by its full name ("node1.example.org"); None if it has none."""
+        names = (hostname, hostname.partition(".")[0])
+        return next((name for name in names if name in self.hosts), None)
 
     def workers(self, hostname: str) -> int:
         """How many workers the allocation was made for on a host.
@@ -77,48 +100,85 @@ class Allocation:
         Raises:
             RuntimeError: Where the host is not of the allocation, or has no GPU though others have.
         """
-        if hostname not in self.hosts:
+        if (node := self.node(hostname)) is None:
             raise RuntimeError(f'workers_per_host="slurm": {hostname} is not in the Slurm allocation {self.job_id}')
-        number = self.hosts.index(hostname)
-        if self.tasks and max(self.tasks) > 1:
-            return self.tasks[number]
+        share = self.hosts[node]
+        if self.several_tasks and share.tasks:
+            return share.tasks
         gpus = granted_gpus(self.job_id)
-        if any(gpus.values()) and not gpus.get(hostname):
+        if gpus and node not in gpus:
             raise RuntimeError(
                 f'workers_per_host="slurm": the Slurm allocation {self.job_id} has GPUs, but none on {hostname}; '
                 "say how many workers it has, or leave it out of hostnames"
             )
-        return len(gpus.get(hostname, ())) or (self.tasks or self.cpus)[number]
+        return len(gpus.get(node, ())) or share.tasks or share.cpus
 
 
 def allocation(environment: Mapping[str, str] = os.environ) -> Allocation | None:
     """The allocation that this process belongs to; None outside of one."""
+    return _read(tuple((name, value) for name, value in environment.items() if name.startswith("SLURM")))
+
+
+@functools.lru_cache(maxsize=1)  # it is asked for each host, and there may be thousands
+def _read(variables: tuple[tuple[str, str], ...]) -> Allocation | None:
+    environment = dict(variables)
     job_id, nodes = environment.get("SLURM_JOB_ID"), environment.get("SLURM_JOB_NODELIST")
     if not job_id or not nodes:
         return None
-    hosts = expand_hosts(nodes)
-    cpus_per_task = int(environment.get("SLURM_CPUS_PER_TASK") or 1)
-    cpus = expand_counts(environment.get("SLURM_JOB_CPUS_PER_NODE") or f"1(x{len(hosts)})")
+    components = _components(environment)
+    hosts: dict[str, Share] = {}
+    for component in range(len(components)) if job_id in components else (None,):
+        hosts |= _shares(environment, component)
     return Allocation(
-        job_id=job_id,
+        job_id=components[0] if job_id in components else job_id,
         hosts=hosts,
         here=environment.get("SLURMD_NODENAME", ""),
-        in_step=_in_step(environment),
-        tasks=_tasks(environment, len(hosts)),
-        cpus=tuple(max(1, count // cpus_per_task) for count in cpus),
+        in_step=_in_step(environment, hosts),
+        several_tasks=any((share.tasks or 0) > 1 for share in hosts.values()),
     )
 
 
-def _tasks(environment: Mapping[str, str], hosts: int) -> tuple[int, ...] | None:
-    """Those of the job for each host, where the user has asked for any: only then has Slurm a number of them."""
-    if not _in_step(environment):
-        return expand_counts(environment["SLURM_TASKS_PER_NODE"]) if "SLURM_NTASKS" in environment else None
-    per_host = environment.get("SLURM_NTASKS_PER_NODE")  # all else is about the step that this process is a task of
-    return (int(per_host),) * hosts if per_host else None
+def _components(environment: Mapping[str, str]) -> list[str]:
+    """The numbers of a heterogeneous job's components; of another job's, where this one was submitted within it."""
+    size = int(environment.get("SLURM_HET_SIZE") or 0)
+    return [environment.get(f"SLURM_JOB_ID_HET_GROUP_{component}", "") for component in range(size)]
 
 
-def _in_step(environment: Mapping[str, str]) -> bool:
-    return "SLURM_STEP_ID" in environment
+def _shares(environment: Mapping[str, str], component: int | None = None) -> dict[str, Share]:
+    """What there is on each host of a job, or of one component of a heterogeneous one."""
+    suffix = "" if component is None else f"_HET_GROUP_{component}"
+    hosts = expand_hosts(environment["SLURM_JOB_NODELIST" + suffix])
+    cpus = _counts(environment.get("SLURM_JOB_CPUS_PER_NODE" + suffix), hosts) or (1,) * len(hosts)
+    per_task = int(environment.get("SLURM_CPUS_PER_TASK" + suffix) or 1)
+    tasks = _tasks(environment, suffix, hosts) or (None,) * len(hosts)
+    return {
+        host: Share(task_count, max(1, cpu_count // per_task), component)
+        for host, task_count, cpu_count in zip(hosts, tasks, cpus, strict=True)
+    }
+
+
+def _tasks(environment: Mapping[str, str], suffix: str, hosts: Sequence[str]) -> tuple[int, ...] | None:
+    """Those of the job for each host, where the user has asked for any: only then has Slurm a number of them.
+
+    A number that is not theirs was handed down, by the job within which this one was submitted.
+    """
+    if not suffix and _in_step(environment, hosts) and environment["SLURM_STEP_ID"] != _INTERACTIVE_STEP:
+        per_host = environment.get("SLURM_NTASKS_PER_NODE")  # all else is about the step that this process is a task of
+        return (int(per_host),) * len(hosts) if per_host else None
+    tasks = _counts(environment.get("SLURM_TASKS_PER_NODE" + suffix), hosts)
+    return tasks if tasks and environment.get("SLURM_NTASKS" + suffix) == str(sum(tasks)) else None
+
+
+def _counts(listed: str | None, hosts: Sequence[str]) -> tuple[int, ...] | None:
+    """The numbers of a list, if there is one for each host."""
+    counts = expand_counts(listed) if listed else ()
+    return counts if len(counts) == len(hosts) else None
+
+
+def _in_step(environment: Mapping[str, str], hosts: Collection[str]) -> bool:
+    """Whether this is a step of the very job: one that was submitted within a step has inherited its variables."""
+    nodes = expand_hosts(environment.get("SLURM_STEP_NODELIST", ""))
+    return "SLURM_STEP_ID" in environment and set(nodes) <= set(hosts)
 
 
 def expand_hosts(nodes: str) -> tuple[str, ...]:
@@ -135,22 +195,30 @@ def expand_counts(counts: str) -> tuple[int, ...]:
     return tuple(expanded)
 
 
-def read_gpus(job: str) -> dict[str, tuple[int, ...]]:
-    """Which GPUs a job has on each host, of what `scontrol show job --details` says."""
+def read_gpus(told: str, job_id: str) -> dict[str, tuple[int, ...]]:
+    """Which GPUs a job has, for each host with any, of what `scontrol show job --details` says.
+
+    Slurm may tell of other jobs too: a task of an array has the number of the whole array.
+    """
     from ClusterShell.RangeSet import RangeSet
 
     gpus: dict[str, tuple[int, ...]] = {}
-    for nodes, resources in _GRANTED.findall(job):
-        numbers: list[int] = []
-        for count, indices in _GPUS.findall(resources):
-            numbers += RangeSet(indices).intiter() if indices else range(int(count))
-        gpus |= dict.fromkeys(expand_hosts(nodes), tuple(numbers))
+    for record in re.split(r"^(?=JobId=)", told, flags=re.MULTILINE):
+        heading = _RECORD.match(record)
+        if heading is None or job_id not in heading.groups():
+            continue
+        for nodes, resources in _GRANTED.findall(record):
+            numbers: list[int] = []
+            for count, indices in _GPUS.findall(resources):
+                numbers += RangeSet(indices).intiter() if indices else range(int(count))
+            if numbers:
+                gpus |= dict.fromkeys(expand_hosts(nodes), tuple(numbers))
     return gpus
 
 
 @functools.lru_cache(maxsize=1)
 def granted_gpus(job_id: str) -> dict[str, tuple[int, ...]]:
-    """Which GPUs a job has on each host. A batch script's variables tell of its own host alone, so Slurm is asked.
+    """See `read_gpus`. A batch script's variables tell of its own host alone, so Slurm is asked.
 
     Raises:
         RuntimeError: Where Slurm does not say.
@@ -164,7 +232,18 @@ def granted_gpus(job_id: str) -> dict[str, tuple[int, ...]]:
         raise RuntimeError(f"cannot ask Slurm for the GPUs of the allocation {job_id}: {error}") from None
     if asked.returncode:
         raise RuntimeError(f"cannot ask Slurm for the GPUs of the allocation {job_id}: {asked.stderr.strip()}")
-    return read_gpus(asked.stdout)
+    return read_gpus(asked.stdout, job_id)
+
+
+def ask_for_gpus(hosts: Sequence[str]) -> None:
+    """Asks once, and early, for what is needed for each host of the allocation.
+
+    Raises:
+        RuntimeError: See `granted_gpus`.
+    """
+    found = allocation()
+    if found is not None and any(found.node(host) for host in hosts):
+        granted_gpus(found.job_id)
 
 
 # ---- what settings mean in an allocation ----------------------------------------------------------------------------
@@ -248,10 +327,9 @@ def for_srun(environment: Mapping[str, str]) -> dict[str, str]:
 def gpus_for_ssh(hostname: str) -> dict[str, str]:
     """The variable by which an agent that srun has not started finds the allocation's GPUs of its host."""
     found = allocation()
-    if found is None or hostname not in found.hosts:
+    if found is None or (node := found.node(hostname)) is None:
         return {}
-    gpus = granted_gpus(found.job_id).get(hostname)
-    return {} if gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))}
+    return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, granted_gpus(found.job_id).get(node, ())))}
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

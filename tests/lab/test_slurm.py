@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import re
 import shutil
 import signal
 import sys
@@ -153,6 +152,10 @@ def run_by(slurm: Slurm, how: str, options: str, program: Program) -> list[Any]:
             "salloc", "-N2 -n3", {"hostnames": "slurm", "workers_per_host": "slurm"}, "node1 node1 node2",
             [None] * 3, id="salloc-uneven-tasks",
         ),
+        pytest.param(
+            "sbatch", "-N1 -n2 --gpus=1 : -N2 -n2", {"workers_per_host": "slurm"}, "node1 node1 node2 node3",
+            ["0", "0", None, None], id="sbatch-components",
+        ),
         pytest.param("srun", "-N2 -c2", {"start": "srun"}, "node1 node1 node2 node2", [None] * 4, id="srun-cpus"),
     ],
 )  # fmt: skip
@@ -179,8 +182,30 @@ def test_ssh_in_an_allocation_is_told_its_gpus(slurm: Slurm) -> None:
     assert {value["SLURM_STEP_ID"] for value in values} == {None}
 
 
+def test_tasks_of_an_array_have_gpus_of_their_own(slurm: Slurm) -> None:
+    """Slurm, asked for the task with the number of the whole array, tells of all of its tasks."""
+    source = """
+def look():
+    return os.environ["CUDA_VISIBLE_DEVICES"]
+
+note("here")
+while open(os.path.join(HERE, "notes")).read().count("here") < 2:
+    time.sleep(0.01)
+note(look() + " " + " ".join(trx.launch(look, backend=None, workers_per_host=1, **settings)))
+"""
+    program = Program(slurm, source, start="ssh", ssh_config_file=str(slurm.lab.ssh_config))
+    options = ["--array=0-1", "-N2", "-w", "node1,node2", "--gpus-per-node=1"]
+    slurm.sbatch(options, program.words, program.directory, env={"TRX_LOG_DIR": ""})
+    program.await_notes("0 0 0 launcher", "1 1 1 launcher")
+
+
 def test_a_host_outside_of_the_allocation_is_reached_by_ssh(slurm: Slurm) -> None:
-    settings = {"hostnames": ["node1", "node4"], "workers_per_host": 1, "ssh_config_file": str(slurm.lab.ssh_config)}
+    """One that is of it may be called by its full name."""
+    settings = {
+        "hostnames": ["node1.lab", "node4"],
+        "workers_per_host": 1,
+        "ssh_config_file": str(slurm.lab.ssh_config),
+    }
     inside, outside = run_by(slurm, "salloc", "-N1 -w node1", Program(slurm, LOOK, **settings))
     assert (inside["host"], outside["host"]) == ("node1", "node4")
     assert inside["SLURM_STEP_ID"] is not None
@@ -424,22 +449,3 @@ def test_the_example(slurm: Slurm) -> None:
     out = directory / "out"  # which --wait would look for more and more rarely
     wait_until(lambda: out.exists() and "slope" in out.read_text(), 60, "the job has ended")
     assert out.read_text().splitlines()[-2:] == ["2 workers on node1, node2", "slope 3.0, offset 1.0"]
-
-
-def test_the_guide_page(slurm: Slurm) -> None:
-    """Blocks with a file's name on top are written to it; those of bash are run."""
-    directory = slurm.lab.directory / "guide"
-    directory.mkdir()
-    page = (ROOT / "docs" / "guide" / "slurm.md").read_text()
-    printed = []
-    for language, text in re.findall(r"^```(\w+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
-        if named := re.match(r"(?:#!.*\n)?# ([\w.]+)\n", text):
-            (directory / named[1]).write_text(text)
-        else:
-            assert language == "bash"
-            printed.append(at_the_login_node(slurm, ["bash", "-euo", "pipefail", "-c", text], directory))
-    batch, interactive, warned, submitted = printed
-    assert "node1 [4.0, 4.0]\nnode2 [4.0, 4.0]" in batch
-    assert "node1 [3.0, 3.0]\nnode2 [3.0]" in interactive
-    assert "['warned', 'warned']" in warned
-    assert "['0', '1']" in submitted

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -21,7 +23,52 @@ SALLOC = {
 BATCH = {**SALLOC, "SLURMD_NODENAME": "node1", "SLURM_CPUS_ON_NODE": "4", "SLURM_PROCID": "0"}
 STEP = {**BATCH, "SLURM_STEP_ID": "0", "SLURM_TASKS_PER_NODE": "1", "SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "1"}
 
+HETEROGENEOUS = {
+    **BATCH,
+    "SLURM_JOB_NODELIST": "node1",
+    "SLURM_JOB_CPUS_PER_NODE": "2",
+    "SLURM_NTASKS": "2",
+    "SLURM_TASKS_PER_NODE": "2",
+    "SLURM_HET_SIZE": "2",
+    "SLURM_JOB_ID_HET_GROUP_0": "7",
+    "SLURM_JOB_NODELIST_HET_GROUP_0": "node1",
+    "SLURM_JOB_CPUS_PER_NODE_HET_GROUP_0": "2",
+    "SLURM_NTASKS_HET_GROUP_0": "2",
+    "SLURM_TASKS_PER_NODE_HET_GROUP_0": "2",
+    "SLURM_JOB_ID_HET_GROUP_1": "8",
+    "SLURM_JOB_NODELIST_HET_GROUP_1": "node[2-3]",
+    "SLURM_JOB_CPUS_PER_NODE_HET_GROUP_1": "1(x2)",
+    "SLURM_NTASKS_HET_GROUP_1": "2",
+    "SLURM_TASKS_PER_NODE_HET_GROUP_1": "1(x2)",
+}
+WITHIN_A_STEP = {
+    "SLURM_JOB_ID": "8",
+    "SLURM_JOB_NODELIST": "node3",
+    "SLURM_JOB_CPUS_PER_NODE": "4",
+    "SLURM_TASKS_PER_NODE": "4",
+    "SLURM_NTASKS": "2",
+    "SLURM_PROCID": "1",
+    "SLURM_STEP_ID": "0",
+    "SLURM_STEP_NODELIST": "node[1-2]",
+    "SLURM_STEP_NUM_TASKS": "2",
+    "SLURMD_NODENAME": "node2",
+}
+"""Below an salloc within a step of another job, whose variables some of these are."""
+
+ARRAY = """\
+JobId=1 ArrayJobId=1 ArrayTaskId=1 JobName=job.sh
+     Nodes=node1 CPU_IDs=6 Mem=0 GRES=gpu:1(IDX:1)
+JobId=2 ArrayJobId=1 ArrayTaskId=0 JobName=job.sh
+     Nodes=node1 CPU_IDs=7 Mem=0 GRES=gpu:1(IDX:0)
+"""
+COMPONENTS = """\
+JobId=3 HetJobId=3 HetJobOffset=0 JobName=job.sh
+     Nodes=node1 CPU_IDs=6-7 Mem=0 GRES=gpu:1(IDX:0)
+JobId=4 HetJobId=3 HetJobOffset=1 JobName=job.sh
+     Nodes=node[2-3] CPU_IDs=0 Mem=0 GRES=gpu:2(IDX:0-1)
+"""
 UNEVEN = """\
+JobId=7 JobName=job.sh
    JobState=RUNNING Reason=None Dependency=(null)
    JOB_GRES=gpu:5
      Nodes=node1 CPU_IDs=0 Mem=0 GRES=gpu:3(IDX:0-2)
@@ -77,14 +124,21 @@ def test_lists_of_counts(counts: str, numbers: list[int]) -> None:
     ],
 )
 def test_gpus_of_a_job(resources: str, gpus: tuple[int, ...]) -> None:
-    assert slurm.read_gpus(f"   JOB_GRES=gpu:9\n     Nodes=n[1-2] CPU_IDs=0-1 Mem=0 GRES={resources}\n") == {
-        "n1": gpus,
-        "n2": gpus,
-    }
+    told = f"JobId=7 JobName=x\n   JOB_GRES=gpu:9\n     Nodes=n[1-2] CPU_IDs=0-1 Mem=0 GRES={resources}\n"
+    assert slurm.read_gpus(told, "7") == ({"n1": gpus, "n2": gpus} if gpus else {})
 
 
 def test_uneven_gpus_of_a_job() -> None:
-    assert slurm.read_gpus(UNEVEN) == {"node1": (0, 1, 2), "node2": (0,), "node3": (0,)}
+    assert slurm.read_gpus(UNEVEN, "7") == {"node1": (0, 1, 2), "node2": (0,), "node3": (0,)}
+
+
+def test_gpus_of_other_tasks_of_the_array_are_not_the_jobs() -> None:
+    """Slurm is asked for the job 1, which is also the whole array."""
+    assert slurm.read_gpus(ARRAY, "1") == {"node1": (1,)}
+
+
+def test_gpus_of_all_components() -> None:
+    assert slurm.read_gpus(COMPONENTS, "3") == {"node1": (0,), "node2": (0, 1), "node3": (0, 1)}
 
 
 # ---- workers --------------------------------------------------------------------------------------------------------
@@ -120,6 +174,53 @@ def test_in_a_step_only_the_tasks_per_node_of_the_job_are_known(allocated: pytes
     assert [host.workers for host in trx.Launcher("auto", "slurm").planned_hosts()] == [4, 1, 1, 1]
 
 
+def test_the_shell_of_an_salloc_may_be_a_step(allocated: pytest.MonkeyPatch) -> None:
+    """`LaunchParameters=use_interactive_step`: its variables tell of the job."""
+    asked = {"SLURM_NTASKS": "3", "SLURM_TASKS_PER_NODE": "2,1", "SLURM_JOB_CPUS_PER_NODE": "8(x2)"}
+    step = {"SLURM_STEP_ID": "4294967290", "SLURM_STEP_NODELIST": "node1", "SLURM_JOB_NODELIST": "node[1-2]"}
+    enter(allocated, {**BATCH, **asked, **step}, {})
+    assert [host.workers for host in trx.Launcher("auto", "slurm").planned_hosts()] == [2, 1]
+
+
+def test_a_job_that_was_submitted_within_a_step(allocated: pytest.MonkeyPatch) -> None:
+    """It has inherited the number of a task, and of tasks that nobody has asked for."""
+    enter(allocated, WITHIN_A_STEP, {"node3": (0, 1)})
+    assert [host.workers for host in trx.Launcher("slurm", "slurm").planned_hosts()] == [2]
+    found = slurm.allocation()
+    assert found is not None
+    assert not found.in_step, "nobody but the launcher is warned"
+
+
+def test_a_job_of_several_components(allocated: pytest.MonkeyPatch) -> None:
+    enter(allocated, HETEROGENEOUS, {})
+    hosts = trx.Launcher("slurm", "slurm").planned_hosts()
+    assert [(host.hostname, host.workers) for host in hosts] == [("node1", 2), ("node2", 1), ("node3", 1)]
+    found = slurm.allocation()
+    assert found is not None
+    assert "--het-group=1" in srun.step(found, "node3", {}, 60.0)
+    assert slurm.allocation({**HETEROGENEOUS, "SLURM_JOB_ID": "8"}) == found, "in a step of the second component"
+
+
+def test_a_job_that_was_submitted_within_one_of_several_components(allocated: pytest.MonkeyPatch) -> None:
+    enter(allocated, {**HETEROGENEOUS, "SLURM_JOB_ID": "9", "SLURM_JOB_NODELIST": "node4"}, {})
+    assert [host.hostname for host in trx.Launcher("slurm").planned_hosts()] == ["node4"]
+
+
+def test_a_host_of_the_allocation_by_its_full_name(allocated: pytest.MonkeyPatch) -> None:
+    enter(allocated, BATCH, {"node1": (2,)})
+    (host,) = trx.Launcher(["node1.example.org"], "slurm").planned_hosts()
+    assert (host.hostname, host.workers, host.local) == ("node1.example.org", 1, True)
+    assert slurm.gpus_for_ssh("node1.example.org") == {"CUDA_VISIBLE_DEVICES": "2"}
+
+
+def test_an_allocation_of_very_many_hosts(allocated: pytest.MonkeyPatch) -> None:
+    """Nothing is worked out for each host anew: that would take minutes."""
+    counts = {"SLURM_JOB_CPUS_PER_NODE": "8(x20000)", "SLURM_NTASKS": "40000", "SLURM_TASKS_PER_NODE": "2(x20000)"}
+    enter(allocated, {**BATCH, **counts, "SLURM_JOB_NODELIST": "node[00001-20000]"}, {})
+    assert {host.workers for host in trx.Launcher("slurm", "slurm").planned_hosts()} == {2}
+    assert {len(slurm.gpus_for_ssh(f"node{number:05}")) for number in range(1, 20001)} == {1}
+
+
 def test_some_hosts_of_the_allocation_can_be_named(allocated: pytest.MonkeyPatch) -> None:
     enter(allocated, {**BATCH, "SLURM_NTASKS": "7"}, {})
     hosts = trx.Launcher(["node2", "node1"], ["slurm", "slurm"]).planned_hosts()
@@ -130,7 +231,7 @@ def test_some_hosts_of_the_allocation_can_be_named(allocated: pytest.MonkeyPatch
 
 
 def test_a_host_without_gpus_among_hosts_with_some(allocated: pytest.MonkeyPatch) -> None:
-    enter(allocated, BATCH, {"node1": (0,), "node2": (0,), "node3": (0,), "node4": ()})
+    enter(allocated, BATCH, {"node1": (0,), "node2": (0,), "node3": (0,)})
     with pytest.raises(RuntimeError, match="has GPUs, but none on node4"):
         trx.Launcher("slurm", "slurm").planned_hosts()
 
@@ -190,14 +291,39 @@ def test_the_launchers_own_machine_is_the_one_that_slurm_says(monkeypatch: pytes
     ("gpus", "words"),
     [
         ({"node1": (0, 1, 2), "node2": (0,)}, {"--gpus=3"}),
-        ({"node1": (), "node2": (0,)}, {"--gres=none"}),
-        ({"node1": (), "node2": ()}, set()),
+        ({"node2": (0,)}, {"--gres=none"}),
+        ({}, set()),
     ],
 )
 def test_a_step_asks_for_all_gpus_of_the_job_on_its_host(gpus: dict[str, tuple[int, ...]], words: set[str]) -> None:
-    command = srun.step("7", "node1", gpus, 60.0)
+    allocation = slurm.allocation(BATCH)
+    assert allocation is not None
+    command = srun.step(allocation, "node1", gpus, 60.0)
     assert {word for word in command if word.startswith(("--gpus", "--gres"))} == words
     assert {"--jobid=7", "--nodelist=node1", "--overlap", "--cpu-bind=none"} < set(command)
+
+
+def test_an_srun_that_is_too_old(allocated: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It has ended before the first word to it is written: what it says counts, and not that it does not listen."""
+    program = tmp_path / "srun"
+    program.write_text("#!/bin/sh\nexec <&-\necho \"srun: unrecognized option '--overlap'\"\nexit 1\n")
+    program.chmod(0o755)
+    enter(allocated, {**BATCH, "PATH": f"{tmp_path}:{os.environ['PATH']}"}, {})
+    allocated.setattr(srun, "granted_gpus", slurm.granted_gpus)
+    found = slurm.allocation()
+    assert found is not None
+    much = {"LD_LIBRARY_PATH": "x" * 500_000}  # more than a pipe holds
+    channel = srun.SrunChannel(
+        "node1", "node1", allocation=found, local=True, python=sys.executable, environment=much, timeout=60.0
+    )
+    channel.open()
+    printed = b"".join(iter(channel.read, b""))
+    assert channel.wait(20.0) == 1
+    failure = srun.explain_exit("node1", printed.decode())
+    assert failure is not None
+    assert "unrecognized option" in failure.reason
+    assert "Slurm 20.11 or later" in failure.advice
+    channel.close()
 
 
 # ---- variables ------------------------------------------------------------------------------------------------------
@@ -219,7 +345,7 @@ def test_what_slurm_has_set_for_one_host_is_not_copied_to_another() -> None:
 
 def test_agents_by_ssh_are_told_which_gpus_are_the_jobs(allocated: pytest.MonkeyPatch) -> None:
     assert slurm.gpus_for_ssh("node1") == {}
-    enter(allocated, BATCH, {"node1": (2, 3), "node2": ()})
+    enter(allocated, BATCH, {"node1": (2, 3)})
     assert slurm.gpus_for_ssh("node1") == {"CUDA_VISIBLE_DEVICES": "2,3"}
     assert slurm.gpus_for_ssh("node2") == {"CUDA_VISIBLE_DEVICES": ""}
     assert slurm.gpus_for_ssh("elsewhere") == {}

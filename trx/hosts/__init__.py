@@ -30,10 +30,10 @@ def make_channel(
 ) -> Channel:
     """The way to a host: a step of the Slurm allocation, a child process on the launcher's own machine, or SSH."""
     needed = {name: value for name, value in environment.items() if name in _FOR_THE_INTERPRETER and "\n" not in value}
-    if allocation and host.hostname in allocation.hosts:
+    if allocation and (node := allocation.node(host.hostname)):
         return srun.SrunChannel(
             host.label,
-            host.hostname,
+            node,
             allocation=allocation,
             local=host.local,
             python=python,

@@ -6,7 +6,9 @@ every agent has keys of its own to read there; and the end of one host's srun is
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import socket
 import threading
 from collections.abc import Mapping
@@ -18,6 +20,9 @@ from trx.hosts.child import Child
 from trx.slurm import Allocation, for_srun, granted_gpus
 
 _STARTING = "starting a step by srun"
+_BY_HAND = "does it work by hand? Try: srun --overlap hostname"
+_TOO_OLD = 'trx needs the srun of Slurm 20.11 or later; or set start="ssh"'
+_COMPLAINT = re.compile(r"srun: (?:error: (?P<error>.*)|(?P<old>unrecognized option .*))")
 
 
 class SrunChannel:
@@ -58,14 +63,15 @@ class SrunChannel:
         """See `Channel.open`."""
         try:
             gpus = granted_gpus(self._allocation.job_id)
-            child = Child([*step(self._allocation.job_id, self._node, gpus, self._timeout)], for_srun(os.environ))
+            child = Child(step(self._allocation, self._node, gpus, self._timeout), for_srun(os.environ))
         except (OSError, RuntimeError) as error:
             raise HostUnusable(HostFailure(self._label, _STARTING, str(error))) from None
         with self._lock:
             self._child = child
             if self._closed:
                 child.close()
-        child.write(self._prelude)
+        with contextlib.suppress(BrokenPipeError):  # it has ended already, and says why
+            child.write(self._prelude)
 
     def launcher_address(self) -> str:
         """See `Channel.launcher_address`: that by which this machine would send to the node."""
@@ -109,19 +115,19 @@ class SrunChannel:
             self._closed = True
 
 
-def step(job_id: str, node: str, gpus: Mapping[str, tuple[int, ...]], timeout: float) -> tuple[str, ...]:
+def step(allocation: Allocation, node: str, gpus: Mapping[str, tuple[int, ...]], timeout: float) -> tuple[str, ...]:
     """The words of an srun that gives a step all that the job has on a node, whatever else runs there.
 
     Args:
-        job_id: Of the allocation.
+        allocation: That the node belongs to.
         node: Slurm's name of it.
-        gpus: Of the job, by node. Slurm has to be told: it takes the job's total for this one step, where the job asked
-            for a total.
+        gpus: Of the job, by node, for those with any. Slurm has to be told: it takes the job's total for this one step,
+            where the job asked for a total.
         timeout: Seconds after which srun gives up.
     """
     words = [
         "srun",
-        f"--jobid={job_id}",
+        f"--jobid={allocation.job_id}",
         "--overlap",
         "--nodes=1",
         "--ntasks=1",
@@ -133,15 +139,18 @@ def step(job_id: str, node: str, gpus: Mapping[str, tuple[int, ...]], timeout: f
         "--quiet",
         f"--immediate={max(2, round(timeout))}",
     ]
-    if any(gpus.values()):
-        count = len(gpus.get(node, ()))
-        words.append(f"--gpus={count}" if count else "--gres=none")
+    if (component := allocation.hosts[node].component) is not None:
+        words.append(f"--het-group={component}")
+    if gpus:
+        words.append(f"--gpus={len(gpus[node])}" if node in gpus else "--gres=none")
     return (*words, *shell.WORDS)
 
 
 def explain_exit(label: str, printed: str) -> HostFailure | None:
     """Why there was no step, if it was srun that failed."""
-    complaints = [line.partition("error: ")[2] for line in printed.splitlines() if line.startswith("srun: error: ")]
+    complaints = [found for line in printed.splitlines() if (found := _COMPLAINT.match(line))]
     if not complaints:
         return None
-    return HostFailure(label, _STARTING, "; ".join(complaints), "does it work by hand? Try: srun --overlap hostname")
+    reason = "; ".join(complaint["error"] or complaint["old"] for complaint in complaints)
+    advice = _TOO_OLD if any(complaint["old"] for complaint in complaints) else _BY_HAND
+    return HostFailure(label, _STARTING, reason, advice)
