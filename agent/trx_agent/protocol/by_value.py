@@ -174,7 +174,7 @@ def _has_name(obj: Any) -> bool:
         return False
     if module.__name__ in cloudpickle.list_registry_pickle_by_value():
         return False
-    path = getattr(obj, "__qualname__", None) or getattr(obj, "__name__", "")  # a cached partial has neither
+    path: str = getattr(obj, "__qualname__", getattr(obj, "__name__", ""))  # a cached partial has neither
     found: object = module
     for part in path.split("."):
         found = getattr(found, part, None)
