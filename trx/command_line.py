@@ -80,8 +80,9 @@ def _how(kinds: tuple[Any, ...]) -> dict[str, Any]:
     """The arguments of `add_argument` that say how a setting of these types is read."""
     if kinds == (float,):
         return {"type": float, "metavar": "SECONDS"}
-    if all(get_origin(kind) is Literal for kind in kinds):
-        return {"choices": [word for kind in kinds for word in get_args(kind)]}
+    if all(get_origin(kind) is Literal or kind is NoneType for kind in kinds):
+        words = [word for kind in kinds for word in get_args(kind) or (None,)]
+        return {"type": _word_or_none, "choices": words}
     convert = _number_or_word if int in kinds else _word_or_none if NoneType in kinds else str
     if not any(get_origin(kind) in _COLLECTIONS for kind in kinds):
         return {"type": convert}

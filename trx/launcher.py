@@ -32,7 +32,7 @@ class Launcher:
             else "localhost".
         workers_per_host: A number, or a list of one for each host; "gpu": one for each GPU; "cpu": one for each
             CPU that the agent may use; "auto": the slots of the hostfile, else GPUs where there are any, else CPUs;
-            "slurm": what the Slurm allocation was made for (`trx.slurm.Allocation.workers`).
+            "slurm": what the Slurm allocation was made for: its tasks, or one for each GPU. See the guide on Slurm.
         start: How agents are started on other hosts: "ssh"; "srun", as steps of the Slurm allocation, on its hosts (on
             others by SSH even so); "auto": by srun where there are an allocation and an srun, else by SSH.
         ssh_config_file: Instead of the user's and the system's own.
@@ -44,7 +44,7 @@ class Launcher:
         extra_env_vars: Further ones, of the same kinds.
         env_file: A shell script, sourced on every host, whose variables the workers get.
         preload: Modules that hosts import once, before the workers are forked; torch always is.
-        python: Path of the interpreter on the hosts; by default that of the launcher.
+        python: Absolute path of the interpreter on the hosts, or a name on their PATH; by default the launcher's path.
         cwd: Working directory of the workers; by default that of the launcher.
         start_timeout: Seconds for all agents to come up, and again for all workers to be started.
         grace_period: Seconds between SIGTERM and SIGKILL for workers that are stopped.

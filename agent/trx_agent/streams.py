@@ -78,10 +78,15 @@ class Outflow:
         return True
 
 
+_CRASH = "Fatal Python error: "
+"""Not always at the beginning of a line: a progress bar may stand before it."""
+
+
 def last_lines(paths: list[Path], count: int = 8, longest: int = 16384) -> str:
     """The end of each file, for error messages.
 
-    Where a file ends with Python's report of a crash, what matters is the beginning of that: the innermost frames.
+    Where a file ends with Python's report of a crash, what matters is the beginning of that: the innermost frames. A
+    line that was drawn over itself, such as a progress bar, is what is last to be seen of it.
     """
     return "\n".join(line for path in paths for line in _last_lines(path, count, longest))
 
@@ -91,8 +96,9 @@ def _last_lines(path: Path, count: int, longest: int) -> list[str]:
         with open(path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - longest))
-            lines = file.read(longest).decode(errors="replace").splitlines()
+            text = file.read(longest).decode(errors="replace")
     except FileNotFoundError:
         return []
-    crash = next((number for number, line in enumerate(lines) if line.startswith("Fatal Python error")), len(lines))
+    lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.removesuffix("\n").split("\n")] if text else []
+    crash = next((number for number, line in enumerate(lines) if _CRASH in line), len(lines))
     return lines[max(0, crash - count) : crash] + lines[crash : crash + count]

@@ -106,6 +106,7 @@ COMMON: list[tuple[list[str], dict[str, Any]]] = [
         {"default_env_vars": ["PATH"], "preload": ["numpy", "json.tool"]},
     ),
     (["--env-file", "script.py"], {"env_file": "script.py"}),
+    (["--log-handlers", "None", "--start", "ssh"], {"log_handlers": None, "start": "ssh"}),
 ]
 
 
@@ -213,6 +214,8 @@ def test_options_are_there_where_python_leaves_docstrings_out(run: Run, monkeypa
         (["--backend", "glue"], "torch knows no backend 'glue'"),
         (["--env-file", "nowhere.sh"], "env_file: there is no file 'nowhere.sh'"),
         (["--extra-env-vars", "A B=1"], "extra_env_vars: 'A B' cannot be an environment variable"),
+        (["--start", "rsh"], "argument --start: invalid choice: 'rsh'"),
+        (["--log-handlers", "files"], "argument --log-handlers: invalid choice: 'files'"),
         (["--nodes", "3"], "unrecognized arguments: --nodes 3"),
     ],
 )

@@ -168,6 +168,8 @@ def fibonacci(n: UserId) -> int:
     "Recursive."
     return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
 
+power = functools.lru_cache(functools.partial(pow, 2))  # which has no name at all
+
 @functools.singledispatch
 def describe(value):
     "Also."
@@ -216,6 +218,7 @@ with trx.Launcher(["localhost"], 1, backend=None) as launcher:
     assert run(fibonacci, 30) == 832040
     assert run(lambda: (fibonacci(9), fibonacci.cache_parameters()["maxsize"])) == (34, 7)
     assert fibonacci.cache_info().misses == 0
+    assert run(lambda: power(5)) == 32
     assert run(describe, [1, "a"]) == ["a number", "anything"]
     assert run(lambda: describe.__doc__) == "Also."
     assert run(three, UserId(1)) == 6

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trx.output import LogFiles, Outputs, Sink, Source
+from trx.output import LogFiles, Outputs, Sink, Source, Terminal
 from trx.output.writer import PATIENCE
 from trx_agent.protocol import records
 from trx_agent.protocol.messages import Kind
@@ -38,6 +38,9 @@ class Collected:
 
     def close(self) -> None:
         self.calls.append(())
+
+    def make_way(self) -> None:
+        pass
 
     def give_up(self) -> None:
         self.calls.append(("given up",))
@@ -247,6 +250,24 @@ def test_what_is_said_before_is_said_when_all_is_written(caplog: pytest.LogCaptu
     assert seen == ["first", "second"]
     assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
     assert outputs.close(WAIT)
+
+
+def test_a_message_does_not_begin_in_the_middle_of_a_progress_bar(capfd: pytest.CaptureFixture[str]) -> None:
+    handler = logging.StreamHandler()
+    logging.getLogger("trx").addHandler(handler)
+    try:
+        outputs = Outputs([Terminal()], Credit())
+        shown, said = threading.Event(), threading.Event()
+        outputs.feed(ONE, Kind.STDERR, b"\r 10%", None)
+        outputs.when_written(shown.set)
+        assert shown.wait(WAIT)
+        outputs.say("a worker has failed")
+        outputs.when_written(said.set)
+        assert said.wait(WAIT)
+        assert outputs.close(WAIT)
+    finally:
+        logging.getLogger("trx").removeHandler(handler)
+    assert capfd.readouterr().err == "\r 10%\na worker has failed\n"
 
 
 def test_who_says_something_does_not_wait_for_handlers() -> None:

@@ -57,6 +57,28 @@ def test_records_go_to_stderr_on_lines_of_their_own(capsys: pytest.CaptureFixtur
     assert err == f"{line}\n\r 10%\n{line}\n"
 
 
+def test_what_comes_after_an_unfinished_progress_bar_has_its_own_line(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal = Terminal()
+    terminal.write(RANK0, Kind.STDERR, b"\r 10%")
+    terminal.make_way()
+    terminal.make_way()
+    assert capsys.readouterr().err == "\r 10%\n"
+    terminal.write(RANK0, Kind.STDERR, b"\r 20%")
+    terminal.end(RANK1)
+    assert capsys.readouterr().err == "\r 20%"
+    terminal.end(RANK0)
+    terminal.close()
+    assert capsys.readouterr().err == "\n"
+
+
+def test_a_line_that_was_finished_is_followed_by_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal = Terminal()
+    terminal.write(RANK0, Kind.STDERR, b"\r100%\n")
+    terminal.make_way()
+    terminal.end(RANK0)
+    assert capsys.readouterr().err == "\r100%\n"
+
+
 @pytest.mark.parametrize("finish", ["end", "close"])
 def test_what_is_held_back_comes_at_the_end(capsys: pytest.CaptureFixture[str], finish: str) -> None:
     terminal = Terminal()
@@ -67,7 +89,7 @@ def test_what_is_held_back_comes_at_the_end(capsys: pytest.CaptureFixture[str], 
         terminal.end(RANK1)
         terminal.end(RANK0)
     terminal.close()
-    assert capsys.readouterr() == ("␛[31", "\ufffd")
+    assert capsys.readouterr() == ("␛[31", "\ufffd\n")
 
 
 def test_streams_are_looked_up_for_each_write() -> None:

@@ -122,6 +122,9 @@ class LogFiles:
             for key, merger in self._mergers.items():
                 self._append(key, merger.end())
 
+    def make_way(self) -> None:
+        """Messages of the launcher's do not get here."""
+
     def give_up(self) -> None:
         """Nothing holds what anybody else needs."""
 

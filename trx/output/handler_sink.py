@@ -67,6 +67,9 @@ class HandlerSink:
         if self._handler is not None and self._close:
             self._handler.close()
 
+    def make_way(self) -> None:
+        """A record is a line of its own anyway."""
+
     def give_up(self) -> None:
         """Replaces the lock that the handler's thread holds, which `logging` would wait for when the process exits."""
         if (handler := self._calling) is not None:

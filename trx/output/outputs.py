@@ -65,6 +65,9 @@ class Sink(Protocol):
     def close(self) -> None:
         """No source prints any more."""
 
+    def make_way(self) -> None:
+        """A message of the launcher's follows on stderr. From another thread."""
+
     def give_up(self) -> None:
         """The call that is under way is not waited for any longer. From another thread."""
 
@@ -138,6 +141,7 @@ class Outputs:
     def __init__(self, sinks: Sequence[Sink], consumed: Callable[[object, int], None]) -> None:
         self._consumed = consumed
         self._voice = Writer("trx-output: messages", lambda: 0, _nothing)
+        self._sinks = tuple(sinks)
         self._lanes = [_Lane(sink, self.say) for sink in sinks]
         self._readers: dict[Source, Reader | None] = {}
         self._steps: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -154,7 +158,7 @@ class Outputs:
 
     def say(self, text: str, level: int = logging.WARNING) -> None:
         """Logs a message of the launcher's, after those before; never blocks, unlike the handlers of loggers."""
-        self._voice.put(partial(_log, level, text), 0, _nothing)
+        self._voice.put(partial(self._log, level, text), 0, _nothing)
 
     def when_written(self, call: Callable[[], None]) -> None:
         """Has `call` called when all that was fed and said before is dealt with."""
@@ -234,11 +238,12 @@ class Outputs:
     def _writers(self) -> list[Writer]:
         return [*(lane.writer for lane in self._lanes), self._voice]
 
-
-def _log(level: int, text: str) -> None:
-    wait_for_room(sys.stderr)  # where messages go by default
-    with contextlib.suppress(Exception):  # a handler of the user's may raise
-        _logger.log(level, "%s", text)
+    def _log(self, level: int, text: str) -> None:
+        wait_for_room(sys.stderr)  # where messages go by default
+        with contextlib.suppress(Exception):  # a handler of the user's may raise
+            for sink in self._sinks:
+                sink.make_way()
+            _logger.log(level, "%s", text)
 
 
 def _nothing() -> None:

@@ -47,18 +47,25 @@ class Terminal:
 
     def record(self, source: Source, record: Record) -> None:
         if source.rank == self._rank:
-            line_end = "\n" if self._in_line else ""
-            self._show(Kind.STDERR, line_end + neutralise(format_record(record)))
+            self.make_way()
+            self._show(Kind.STDERR, neutralise(format_record(record)))
 
     def end(self, source: Source) -> None:
         for kind in _NAMES:
             escape_filter = self._filters.pop((source, kind), None)
             if escape_filter is not None:
                 self._show(kind, escape_filter.end())
+        if source.rank == self._rank:
+            self.make_way()  # for what the user's own code, or a traceback, says next
 
     def close(self) -> None:
         for source in {source for source, _ in self._filters}:
             self.end(source)
+
+    def make_way(self) -> None:
+        """Ends the line that stderr is in the middle of."""
+        if self._in_line:
+            self._show(Kind.STDERR, "\n")
 
     def give_up(self) -> None:
         """Nothing holds what anybody else needs."""

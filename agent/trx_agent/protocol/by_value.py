@@ -174,8 +174,9 @@ def _has_name(obj: Any) -> bool:
         return False
     if module.__name__ in cloudpickle.list_registry_pickle_by_value():
         return False
+    path: str = getattr(obj, "__qualname__", getattr(obj, "__name__", ""))  # a cached partial has neither
     found: object = module
-    for part in getattr(obj, "__qualname__", obj.__name__).split("."):
+    for part in path.split("."):
         found = getattr(found, part, None)
     return found is obj
 
