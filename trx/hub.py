@@ -63,7 +63,8 @@ class Hub:
         self._configure(secret)
         self._endpoints: dict[str, str] = {}
         self._peers = [self._make_peer(index) for index in range(agents)]
-        self._closing = threading.Lock()  # `wake` must not write to a descriptor that is somebody else's by now
+        # `wake` must not write to a descriptor that is somebody else's by now; a signal's handler may nest it.
+        self._closing = threading.RLock()
         self._waking = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poller = zmq.Poller()
         for source in (self._socket, self._authenticator, self._waking):

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
@@ -45,7 +46,7 @@ def heeded(warn: Callable[[int], None], terminate: Callable[[], None]) -> Iterat
     ours = {**dict.fromkeys(WARNINGS, on_warning), signal.SIGTERM: on_termination}
     if threading.current_thread() is not threading.main_thread():
         ours = {}
-    free = {number: handler for number, handler in ours.items() if signal.getsignal(number) is signal.SIG_DFL}
+    free = {number: handler for number, handler in ours.items() if _is_free(number)}
     for number, handler in free.items():
         signal.signal(number, handler)
     try:
@@ -53,6 +54,13 @@ def heeded(warn: Callable[[int], None], terminate: Callable[[], None]) -> Iterat
     finally:
         for number in free:
             signal.signal(number, signal.SIG_DFL)
+
+
+def _is_free(number: signal.Signals) -> bool:
+    """Whether nobody takes a signal yet: by Python, or past it, as `faulthandler.register` does."""
+    status = Path("/proc/self/status").read_text()
+    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return signal.getsignal(number) is signal.SIG_DFL and not caught >> (number - 1) & 1
 
 
 def end_by(number: signal.Signals) -> None:

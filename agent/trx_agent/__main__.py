@@ -17,7 +17,7 @@ from io import FileIO
 from pathlib import Path
 
 from trx_agent import directory
-from trx_agent.linux import ignore_warnings, inherit_orphans
+from trx_agent.linux import ignore_warnings, inherit_orphans, unblock_signals
 from trx_agent.protocol import messages
 from trx_agent.protocol.bootstrap import (
     HEAD,
@@ -50,6 +50,7 @@ class _Refusal(Exception):
 
 def main(stdin: FileIO) -> None:
     """Called by the loader line, with the rest of stdin still to be read."""
+    unblock_signals()
     ignore_warnings()
     try:
         bootstrap = unframe(_read_frame(stdin))
@@ -57,7 +58,7 @@ def main(stdin: FileIO) -> None:
         _check(bootstrap)
         inherit_orphans()
         try:
-            environment = _compose(bootstrap)
+            environment = _compose(bootstrap, stdin)
             endpoint = _find_launcher(bootstrap, stdin)
             place = _make_directory(bootstrap.cookie)
         except BaseException:
@@ -74,11 +75,11 @@ def main(stdin: FileIO) -> None:
     guard(stdin, bootstrap, endpoint, environment, place)
 
 
-def _compose(bootstrap: Bootstrap) -> dict[str, str]:
+def _compose(bootstrap: Bootstrap, stdin: FileIO) -> dict[str, str]:
     from trx_agent.environment import Composing, EnvFileError
 
     try:
-        return Composing(os.environ, bootstrap.preparation, bootstrap.cookie).wait()
+        return Composing(os.environ, bootstrap.preparation, bootstrap.cookie).wait(stdin.fileno())
     except EnvFileError as error:
         raise _Refusal("applying env_file", str(error)) from None
 

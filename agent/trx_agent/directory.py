@@ -10,12 +10,16 @@ import shutil
 import signal
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 _PREFIX = "trx-"
 _COOKIE = 16  # so much of it is in a directory's name; with all of it, paths of sockets could get too long
-_NAME = re.compile(rf"{_PREFIX}[0-9a-f]{{{_COOKIE}}}-\w+")
+_MACHINE = f"{zlib.crc32(os.uname().nodename.encode()):08x}"
+"""Keeps machines apart that share a file system: on some of those, a lock counts only on the machine that has it."""
+
+_NAME = re.compile(rf"{_PREFIX}(?P<cookie>[0-9a-f]{{{_COOKIE}}})-{_MACHINE}-\w+")
 _PATIENCE = 4.0
 
 
@@ -27,7 +31,7 @@ def make(cookie: str) -> Path:
     """
     made = Path(tempfile.mkdtemp(prefix=_PREFIX))
     _lock(made)  # before it has the name by which others would look whether anybody minds it
-    return made.rename(made.with_name(f"{_PREFIX}{cookie[:_COOKIE]}-{made.name.removeprefix(_PREFIX)}"))
+    return made.rename(made.with_name(f"{_PREFIX}{cookie[:_COOKIE]}-{_MACHINE}-{made.name.removeprefix(_PREFIX)}"))
 
 
 def find_abandoned() -> list[Path]:
@@ -36,12 +40,20 @@ def find_abandoned() -> list[Path]:
 
 
 def clear(abandoned: list[Path]) -> None:
-    """Removes directories, and kills what their launches have left running, unless one of their agents lives on."""
+    """Removes directories, and kills what their launches have left running, unless one of their agents lives on.
+
+    A launch whose environment has come down to this process is spared: its workers have handed it on, to a job that
+    they have submitted for example, and who has it is no stray.
+    """
+    from trx_agent.environment import COOKIE
+
     for directory in abandoned:
-        cookie = directory.name.removeprefix(_PREFIX).partition("-")[0]
-        siblings = directory.parent.glob(f"{_PREFIX}{cookie}-*")
-        if all(_is_abandoned(sibling) for sibling in siblings):
-            _kill_all_of(cookie)
+        named = _NAME.fullmatch(directory.name)
+        assert named is not None
+        cookie = named["cookie"]
+        siblings = directory.parent.glob(f"{_PREFIX}{cookie}-{_MACHINE}-*")
+        if all(_is_abandoned(sibling) for sibling in siblings) and not os.environ.get(COOKIE, "").startswith(cookie):
+            _kill_all_with(f"{COOKIE}={cookie}".encode())
         shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -70,21 +82,23 @@ def _lock(directory: Path) -> int | None:
     return descriptor
 
 
-def _kill_all_of(cookie: str) -> None:
+def _kill_all_with(beginning: bytes) -> None:
     end = time.monotonic() + _PATIENCE
-    while (left := list(_all_of(cookie))) and time.monotonic() < end:  # more may be forked meanwhile
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+    while sum(_kill_with(beginning, pid) for pid in _pids()) and time.monotonic() < end:
+        pass  # more may have been forked meanwhile
 
 
-def _all_of(cookie: str) -> Iterator[int]:
-    from trx_agent.environment import COOKIE
-    from trx_agent.tree import has_ended
+def _pids() -> Iterator[int]:
+    return (int(path.name) for path in Path("/proc").glob("[0-9]*"))
 
-    mark = f"{COOKIE}={cookie}".encode()
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            variables = (path / "environ").read_bytes().split(b"\0")
-            if any(variable.startswith(mark) for variable in variables) and not has_ended(int(path.name)):
-                yield int(path.name)
+
+def _kill_with(beginning: bytes, pid: int) -> bool:
+    """Kills a process in whose environment there is such a variable; returns whether there was one."""
+    with contextlib.suppress(OSError), contextlib.ExitStack() as leaving:
+        process = os.pidfd_open(pid)  # first, since the number may become another process's
+        leaving.callback(os.close, process)
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        if any(variable.startswith(beginning) for variable in variables):
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+            return True
+    return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -64,18 +65,26 @@ class Composing:
             self.kill()
             raise EnvFileError(f"env_file did not end within {LONGEST:.0f} s")
 
-    def wait(self) -> dict[str, str]:
+    def wait(self, launcher: int) -> dict[str, str]:
         """Waits for the script's end, and returns all variables.
+
+        Args:
+            launcher: Descriptor of which nothing can be read before the launcher is gone.
 
         Raises:
             EnvFileError: Where it fails or takes too long.
+            SystemExit: Where the launcher goes.
         """
         code = 0
         if self._process:
-            try:
-                code = self._process.wait(LONGEST)
-            except subprocess.TimeoutExpired:
+            ended = os.pidfd_open(self._process.pid)
+            ready, _, _ = select.select([ended, launcher], [], [], LONGEST)
+            os.close(ended)
+            if ready == [launcher]:
+                raise SystemExit("the launcher went away while env_file was running")
+            if not ready:
                 self.check_time()
+            code = self._process.wait()
         return self.variables(code)
 
     def kill(self) -> None:

@@ -8,6 +8,7 @@ its place; should the agent be killed, the kernel kills the forkserver, and so o
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import shutil
@@ -17,6 +18,7 @@ import time
 from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
+from typing import NoReturn
 
 from trx_agent import machine
 from trx_agent.directory import clear, find_abandoned
@@ -29,6 +31,8 @@ from trx_agent.protocol.bootstrap import Bootstrap
 SLACK = 2.0
 """Seconds that the agent has, above the grace of its workers, to end in good order when the launcher is gone."""
 
+_ENDINGS = (LAUNCHER_GONE, signal.SIGTERM)
+
 
 def guard(stdin: FileIO, bootstrap: Bootstrap, endpoint: str, environment: Mapping[str, str], directory: Path) -> None:
     """Forks the agent, watches over it, and never returns."""
@@ -36,6 +40,7 @@ def guard(stdin: FileIO, bootstrap: Bootstrap, endpoint: str, environment: Mappi
         os.setsid()  # signals of the launcher's terminal are for the launcher
     guardian = os.getpid()
     listening, pulse = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)  # until both know what to do then
     agent = os.fork()
     if agent == 0:
         os.close(listening)
@@ -58,8 +63,9 @@ def _become_agent(
 ) -> None:
     code = 1
     try:
-        for number in (LAUNCHER_GONE, signal.SIGTERM):
-            signal.signal(number, lambda *_: sys.exit(1))  # until the agent has handlers of its own
+        for number in _ENDINGS:
+            signal.signal(number, _end_once)  # until the agent has handlers of its own
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS)
         die_with_parent(guardian, LAUNCHER_GONE)
         stdin.close()
         null = os.open(os.devnull, os.O_RDWR)
@@ -87,6 +93,13 @@ def _become_agent(
         os._exit(code)
 
 
+def _end_once(*_: object) -> NoReturn:
+    """A further signal, of which there may be one for each reason to end, must not interrupt the clearing up."""
+    for number in _ENDINGS:
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(1)
+
+
 def _clear_up_after_others(guardian: int) -> None:
     """In a process of its own: there may be much to remove."""
     abandoned = find_abandoned()
@@ -104,10 +117,16 @@ def _watch(stdin: FileIO, agent: int, pulse: int, bootstrap: Bootstrap) -> int:
     It is killed where it is stopped or stuck, which the missing of its pulse tells, and where the launcher is gone and
     it has had the time to end its workers gracefully.
     """
+    pidfd = os.pidfd_open(agent)
+
+    def pass_on(*_: object) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it has ended, and the guardian is clearing up
+            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os.kill(agent, signal.SIGTERM))
-    pidfd = os.pidfd_open(agent)
+        signal.signal(number, pass_on)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS)
     watched = [pidfd, stdin.fileno(), pulse]
     leaving = float("inf")
     alive_until = time.monotonic() + bootstrap.lease

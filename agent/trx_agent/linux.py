@@ -10,6 +10,8 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _IOLBF = 1
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
+_SIG_IGN = ctypes.c_void_p(1)
+_WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -38,8 +40,25 @@ def ignore_warnings() -> None:
 
     Slurm sends such a signal, shortly before it ends a job, to every process of a step.
     """
-    for number in (signal.SIGUSR1, signal.SIGUSR2):
+    for number in _WARNINGS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def ignore_warnings_unseen() -> None:
+    """The same, but Python takes them for signals that nobody has dealt with yet.
+
+    Whoever asks, so as not to take a handler's place (as Lightning does), may then set one of his own.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _WARNINGS)
+    for number in _WARNINGS:
+        signal.signal(number, signal.SIG_DFL)
+        _libc.signal(int(number), _SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _WARNINGS)
+
+
+def unblock_signals() -> None:
+    """Whatever the thread had blocked that has started this process."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def inherit_orphans() -> None:

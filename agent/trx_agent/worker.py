@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-from trx_agent.linux import die_with_parent, write_lines_at_once
+from trx_agent.linux import die_with_parent, ignore_warnings_unseen, write_lines_at_once
 from trx_agent.orders import (
     BLOCKED,
     CALLED,
@@ -108,6 +108,7 @@ def _become_worker(runner: int, inherited: list[int]) -> None:
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
+    ignore_warnings_unseen()
     for descriptor in inherited:
         os.close(descriptor)
     tempfile.tempdir = None

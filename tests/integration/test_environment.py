@@ -16,7 +16,7 @@ import pytest
 
 import trx
 
-from .helpers import run_script, travels_by_value
+from .helpers import Script, is_alive, run_script, travels_by_value, wait_until
 
 travels_by_value(__name__)
 
@@ -230,6 +230,25 @@ with trx.Launcher(["localhost"], 1, backend=None, env_file="variables.sh", extra
 
 
 # ---- variables that count at the start of a process -----------------------------------------------------------------
+
+
+NEVER_ENDS = """
+import sys
+import trx
+from pathlib import Path
+
+Path("variables.sh").write_text("echo $$ >pid.part; mv pid.part pid; sleep 40")
+trx.launch(print, hostnames=["localhost"], workers_per_host=1, env_file="variables.sh")
+"""
+
+
+def test_env_file_ends_with_a_launcher_that_is_killed(tmp_path: Path) -> None:
+    with Script(tmp_path, NEVER_ENDS) as script:
+        wait_until((tmp_path / "pid").exists, "env_file is running")
+        shell = int((tmp_path / "pid").read_text())
+        assert is_alive(shell)
+        script.process.kill()
+        wait_until(lambda: not is_alive(shell), "env_file has ended", 10)
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs: torch takes no more threads than those")

@@ -45,6 +45,86 @@ def test_guardian_that_is_killed_before_its_agent_has_begun_leaves_no_files(tmp_
         wait_until(lambda: not directory.exists(), "the agent has cleared up")
 
 
+INTERRUPTED = """
+import os, signal, sys, time
+from pathlib import Path
+from trx_agent import guardian, machine
+from trx_agent.linux import inherit_orphans
+
+WHO = sys.argv[2]
+
+def look(*_):  # what the agent does first
+    if WHO == "agent":
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)  # a signal tells of the end of its parent
+    os.kill(os.getpid(), signal.SIGTERM)
+
+def clear(directory, clear=guardian._clear):
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGHUP)
+    clear(directory)
+
+machine.look, guardian._clear = look, clear
+inherit_orphans()
+nothing = type("", (), {"workers": 1, "lease": 60, "grace": 1})()
+guardian.guard(open(0, "rb", buffering=0), nothing, "", {}, Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(("who", "status"), [("guardian", 1), ("agent", -signal.SIGKILL)])
+def test_signals_do_not_interrupt_the_clearing_up(tmp_path: Path, who: str, status: int) -> None:
+    directory = tmp_path / "of the launch"
+    directory.mkdir()
+
+    command = [sys.executable, "-c", INTERRUPTED, str(directory), who]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr
+        said = process.stderr.read()  # to the end of both
+        assert (process.wait(20), said) == (status, b"")
+    assert not directory.exists()
+
+
+TERMINATED_EARLY = """
+import os, signal, sys
+from pathlib import Path
+from trx_agent import guardian, machine
+from trx_agent.linux import inherit_orphans
+
+def fork(fork=os.fork):
+    pid = fork()
+    os.kill(os.getpid(), signal.SIGTERM)  # both, as Slurm does
+    return pid
+
+os.fork = fork
+inherit_orphans()
+nothing = type("", (), {"workers": 1, "lease": 60, "grace": 1})()
+guardian.guard(open(0, "rb", buffering=0), nothing, "", {}, Path(sys.argv[1]))
+"""
+
+
+def test_sigterm_that_comes_before_guardian_and_agent_have_handlers_leaves_no_files(tmp_path: Path) -> None:
+    directory = tmp_path / "of the launch"
+    directory.mkdir()
+
+    command = [sys.executable, "-c", TERMINATED_EARLY, str(directory)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        assert process.wait(20) == 1
+    assert not directory.exists()
+
+
+def blocked() -> set[int | signal.Signals]:
+    return signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_signals_that_the_launchers_thread_has_blocked_are_not_blocked_on_hosts() -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM))
+    try:
+        (found,) = trx.launch(blocked, hostnames=["localhost"], workers_per_host=1, backend=None)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert found == set()
+
+
 def leave_a_daemon(told: Path) -> None:
     if os.fork() == 0:
         os.setsid()
