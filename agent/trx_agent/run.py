@@ -264,7 +264,7 @@ class Run:
         self._look_for_outcome(report.local_rank)
         if report.local_rank not in self._reported:
             code = report.code
-            if report.local_rank in self._headless:
+            if report.local_rank in self._headless and code == -signal.SIGKILL:
                 code = 0  # we have killed what was left of it
             oom = code == -signal.SIGKILL and self._oom.has_risen()
             self._ended(report.local_rank, Exited(code) if code >= 0 else Killed(-code, oom), 0)

@@ -8,6 +8,7 @@ import select
 import signal
 import time
 from collections.abc import Collection
+from pathlib import Path
 
 import psutil
 
@@ -15,6 +16,11 @@ from trx_agent.linux import reap
 
 UNKILLABLE = 2.0
 """Seconds after SIGKILL for which a process may go on; longer means that it hangs in the kernel (state D)."""
+
+_FLAGS, _PENDING = 6, 28
+"""Where these stand in a thread's `stat`, behind its name (proc(5)); the signals are its own ones."""
+
+_EXITING = 0x4
 
 
 def descendants(root: int, spare: Collection[int] = ()) -> list[psutil.Process]:
@@ -36,9 +42,19 @@ def has_ended(pid: int) -> bool:
 def has_lost_its_head(pid: int) -> bool:
     """Whether the first thread of a process has ended, and others go on: its parent will not hear of it."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
-        return bool(process.status() == psutil.STATUS_ZOMBIE and process.num_threads() > 1)
+        if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return any(_goes_on(thread) for thread in Path(f"/proc/{pid}/task").glob("*/stat"))
     return False
+
+
+def _goes_on(thread: Path) -> bool:
+    """Whether a thread is not about to end. Those of a process that is killed take their time, the last one most."""
+    try:
+        fields = thread.read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    flags, pending = int(fields[_FLAGS]), int(fields[_PENDING])
+    return not (flags & _EXITING or pending & 1 << signal.SIGKILL - 1)
 
 
 def _alive(process: psutil.Process) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Collection
 
 import psutil
 import pytest
 
 from trx_agent import tree
-from trx_agent.tree import UNKILLABLE, Felling, describe
+from trx_agent.tree import UNKILLABLE, Felling, describe, has_lost_its_head
 
 ROOT, GRACE = 1, 5.0
 TERM, KILL = signal.SIGTERM, signal.SIGKILL
@@ -185,3 +188,34 @@ def test_a_process_that_cannot_be_signalled_stops_nobody(
     it = felling()
     assert it.step(0.0) is None
     assert forest.take() == [(30, TERM)]
+
+
+MANY_THREADS = """
+import ctypes, platform, sys, threading, time
+for _ in range(200):
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+print("ready", flush=True)
+if "headless" in sys.argv:
+    ctypes.CDLL(None).syscall({"x86_64": 60}.get(platform.machine(), 93), 0)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("round", range(8))
+def test_process_that_is_killed_is_never_taken_for_one_whose_first_thread_alone_has_ended(round: int) -> None:
+    """Its threads end one after the other, its first one not as the last."""
+    with subprocess.Popen([sys.executable, "-c", MANY_THREADS], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.kill()
+        while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            assert not has_lost_its_head(process.pid)
+
+
+def test_process_whose_first_thread_alone_has_ended() -> None:
+    with subprocess.Popen([sys.executable, "-c", MANY_THREADS, "headless"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        while not has_lost_its_head(process.pid):
+            assert process.poll() is None
+        process.kill()
