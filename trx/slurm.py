@@ -122,10 +122,10 @@ def allocation(environment: Mapping[str, str] = os.environ) -> Allocation | None
 @functools.lru_cache(maxsize=1)  # it is asked for each host, and there may be thousands
 def _read(variables: tuple[tuple[str, str], ...]) -> Allocation | None:
     environment = dict(variables)
-    job_id, nodes = environment.get("SLURM_JOB_ID"), environment.get("SLURM_JOB_NODELIST")
-    if not job_id or not nodes:
-        return None
     components = _components(environment)
+    job_id = environment.get("SLURM_JOB_ID") or next(iter(components), "")  # which is all that salloc says of several
+    if not job_id or (job_id not in components and not environment.get("SLURM_JOB_NODELIST")):
+        return None
     hosts: dict[str, Share] = {}
     for component in range(len(components)) if job_id in components else (None,):
         hosts |= _shares(environment, component)

@@ -153,8 +153,8 @@ def run_by(slurm: Slurm, how: str, options: str, program: Program) -> list[Any]:
             [None] * 3, id="salloc-uneven-tasks",
         ),
         pytest.param(
-            "sbatch", "-N1 -n2 --gpus=1 : -N2 -n2", {"workers_per_host": "slurm"}, "node1 node1 node2 node3",
-            ["0", "0", None, None], id="sbatch-components",
+            "salloc", "-N1 -n2 --gpus=1 : -N2 -n2", {"workers_per_host": "slurm"}, "node1 node1 node2 node3",
+            ["0", "0", None, None], id="salloc-components",
         ),
         pytest.param("srun", "-N2 -c2", {"start": "srun"}, "node1 node1 node2 node2", [None] * 4, id="srun-cpus"),
     ],
@@ -239,9 +239,13 @@ def test_a_step_that_slurm_refuses_is_explained(slurm: Slurm) -> None:
 
 def test_an_allocation_that_slurm_does_not_know(slurm: Slurm) -> None:
     """Such as that of a terminal which has outlived it. What does not ask for its hosts is not concerned."""
-    stale = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "node1", "TRX_LOG_DIR": ""}
-    finished = slurm.run(Program(slurm, LOOK).words, env=stale, check=False)
-    assert "RuntimeError: cannot ask Slurm for the GPUs of the allocation 4711" in finished.stderr
+    logs = slurm.lab.directory / "logs_of_nothing"
+    stale = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "node1", "TRX_LOG_DIR": str(logs)}
+    for start in ("auto", "ssh"):
+        finished = slurm.run(Program(slurm, LOOK, start=start).words, env=stale, check=False)
+        assert "RuntimeError: cannot ask Slurm for the GPUs of the allocation 4711" in finished.stderr
+        assert not logs.exists(), "nothing was begun"
+    stale["TRX_LOG_DIR"] = ""
     finished = slurm.run(Program(slurm, LOOK, hostnames=["localhost"], workers_per_host=1).words, env=stale)
     assert json.loads(finished.stdout.splitlines()[-1])[0]["host"] == "launcher"
 

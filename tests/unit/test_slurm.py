@@ -199,6 +199,10 @@ def test_a_job_of_several_components(allocated: pytest.MonkeyPatch) -> None:
     assert found is not None
     assert "--het-group=1" in srun.step(found, "node3", {}, 60.0)
     assert slurm.allocation({**HETEROGENEOUS, "SLURM_JOB_ID": "8"}) == found, "in a step of the second component"
+    below_salloc = {name: value for name, value in HETEROGENEOUS.items() if "HET" in name}
+    at_the_login_node = slurm.allocation(below_salloc)
+    assert at_the_login_node is not None
+    assert at_the_login_node.hosts == found.hosts
 
 
 def test_a_job_that_was_submitted_within_one_of_several_components(allocated: pytest.MonkeyPatch) -> None:

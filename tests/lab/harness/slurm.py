@@ -61,7 +61,7 @@ MessageTimeout=5
 KillWait={kill_wait}
 OverTimeLimit=0
 InactiveLimit=0
-SchedulerParameters=batch_sched_delay=0,sched_interval=1,defer_batch
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1,defer_batch
 {nodes}
 PartitionName=main Nodes={names} Default=YES MaxTime=INFINITE State=UP
 """
