@@ -17,6 +17,7 @@ import pytest
 from .faults import are_gone
 from .harness import Host, Lab, Slurm, slurm_unavailable, wait_until
 from .harness.shell import PATH
+from .test_security import command_lines, launch_files, listening, machines
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -358,6 +359,67 @@ def test_workers_of_a_cancelled_job_are_asked_once(slurm: Slurm) -> None:
     job.leave()
     assert printed[-1].startswith("trx.errors.AgentFailedError: node1, running: its agent was sent SIGTERM: Slurm has")
     assert program.notes() == ["saved 0", "saves 0", "works 0"]
+
+
+# -- secrets ----------------------------------------------------------------------------------------------------------
+
+SECRETIVE = """
+import secrets
+from pathlib import Path
+import trx.engine
+
+hidden = Path(HERE, "hidden")
+secret = secrets.token_hex(16)
+hidden.write_text(secret + "\\n")
+
+class Spy(trx.engine.Hub):
+    def keys(self, agent):
+        keys = super().keys(agent)
+        with open(hidden, "ab") as file:
+            file.write(b"\\n".join([keys.launcher_public, keys.agent_public, keys.agent_secret]) + b"\\n")
+        return keys
+
+trx.engine.Hub = Spy
+
+def work():
+    print("printed by", os.environ["RANK"])
+    note("works")
+    await_file("go")
+    assert os.environ["SECRET"]
+    raise ValueError("as it must be")
+
+handlers = [trx.file_handler("node1", 0, os.path.join(HERE, "handled.log"))]
+trx.launch(work, backend=None, extra_env_vars={"SECRET": secret}, log_handlers=handlers, **settings)
+"""
+
+
+def test_nothing_secret_shows_and_only_the_intended_sockets_listen(slurm: Slurm) -> None:
+    lab = slurm.lab
+    before = {machine.name: listening(machine) for machine in machines(lab)}
+    program = Program(slurm, SECRETIVE, workers_per_host=1)
+    job = slurm.salloc(["-N2"], program.words, program.directory, env={"TRX_LOG_DIR": str(program.directory / "logs")})
+    program.await_notes("works 0", "works 1")
+    new = {machine.name: listening(machine) - before[machine.name] for machine in machines(lab)}
+    hidden = (program.directory / "hidden").read_bytes().split()
+    shown = {"a command line": b"\n".join(command_lines())}
+    of_slurm = [Path(f"/proc/{machine.pid}/root/run/slurm") for machine in machines(lab)]
+    files = [path for machine in machines(lab) for path in launch_files(machine)]
+    files += [path for directory in of_slurm for path in directory.rglob("*")]
+    shown.update({str(path): path.read_bytes() for path in files if path.is_file()})
+    program.go()
+    printed = job.ends(status=1)
+    job.leave()
+    logs = [program.directory / "handled.log", *program.directory.glob("logs/*/*")]
+    shown.update({str(path): path.read_bytes() for path in logs})
+
+    assert len(set(hidden)) == 1 + 5  # the value; the launcher's key, and a pair for each agent
+    assert {"order", "handled.log", "slurmctld.log", "node1[0].log"} <= {Path(where).name for where in shown}
+    assert "as it must be" in printed
+    shown["what is printed"] = printed.encode()
+    assert {where for where, data in shown.items() for text in hidden if text in data} == set()
+    assert len([address for address, _ in new["launcher"] if address == lab.launcher.ip]) == 1
+    assert {address for address, _ in new["launcher"]} <= {lab.launcher.ip, "0.0.0.0", "::"}  # srun's
+    assert [len(new[name]) for name in lab.names] == [1, 0, 0, 0]  # the store
 
 
 # -- faults -----------------------------------------------------------------------------------------------------------
