@@ -226,7 +226,7 @@ class Job:
         stopped = self.state is State.STOPPING and not sudden and may_be_our_doing(ended.ending)
         end = WorkerEnd(worker, ended, stopped)
         self.worker_ends.append(end)
-        if ended.size:
+        if ended.size and agent in self._undrained:  # from an agent that is lost, news may still come, but nothing else
             self._awaited.add((agent, ended.local_rank))
         if end.failed and self.state is not State.STOPPING:
             self.blame = end

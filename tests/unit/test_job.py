@@ -552,6 +552,16 @@ def test_a_host_lost_while_stopping_is_no_longer_waited_for_and_not_to_blame() -
     assert play.job.host_failures == {1: failure(1)}
 
 
+def test_an_end_that_is_heard_of_after_its_host_was_lost_announces_nothing_to_wait_for() -> None:
+    play = running(1, 1)
+    play(lost(0))
+    play.say(0, returned(0))
+    play.say(1, returned(0))
+    play(Arrived(1, 0))
+    assert play.drain(1) == [Finish()]
+    assert play.state() is State.FAILED
+
+
 @pytest.mark.parametrize("late", [Said(1, Drained(RUN)), Lost(1, failure(1)), Interrupted(0), Tick(), Arrived(1, 0)])
 def test_a_run_that_is_over_stays_so(late: Event) -> None:
     for play in (_fails(), _succeeds()):
