@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import io
 import logging
 import os
 import pty
@@ -62,6 +63,32 @@ def test_line_without_an_end_arrives(workers: trx.Launcher, both_logs: Callable[
     workers.run(lambda: print("no end", end=""))
 
     assert both_logs() == ["no end", "no end"]
+
+
+@pytest.mark.parametrize("what", ["closed", "descriptors closed", "replaced", "none", "full"])
+def test_whatever_a_worker_does_to_its_streams_its_outcome_arrives(workers: trx.Launcher, what: str) -> None:
+    def work(fail: bool) -> str:
+        if what == "closed":
+            sys.stdout.close()
+            sys.stderr.close()
+        elif what == "descriptors closed":
+            os.closerange(0, 3)
+        elif what == "replaced":
+            sys.stdout = sys.stderr = io.StringIO()
+        elif what == "none":
+            sys.stdout = sys.stderr = None  # type: ignore[assignment]
+        else:
+            full = os.open("/dev/full", os.O_WRONLY)
+            os.dup2(full, 1)
+            os.dup2(full, 2)
+        if fail:
+            raise LookupError(what)
+        return what
+
+    assert list(workers.run(work, False)) == [what, what]
+    with pytest.raises(LookupError, match=what) as caught:
+        workers.run(work, True)
+    assert isinstance(caught.value, trx.WorkerFailedError)
 
 
 def test_writes_to_file_descriptors_arrive(workers: trx.Launcher, both_logs: Callable[[], list[str]]) -> None:
