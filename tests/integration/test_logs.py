@@ -76,7 +76,7 @@ def test_whatever_a_worker_does_to_its_streams_its_outcome_arrives(workers: trx.
         elif what == "replaced":
             sys.stdout = sys.stderr = io.StringIO()
         elif what == "none":
-            sys.stdout = sys.stderr = None  # type: ignore[assignment]
+            sys.stdout = sys.stderr = None
         else:
             full = os.open("/dev/full", os.O_WRONLY)
             os.dup2(full, 1)
