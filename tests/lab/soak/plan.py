@@ -287,7 +287,9 @@ def _draw_deed(random: Random, world: int, backend: str | None, strike: Strike, 
         others_stay=random.random() < 0.6,
     )
     # A host that was never spoken to waits for the launcher longer than that is stopped: the run may go on afterwards.
-    ends_it = strike.fault not in NOT_ENDING and not (strike.fault is Fault.STOP_LAUNCHER and strike.when is not When.LINE)
+    ends_it = strike.fault not in NOT_ENDING and not (
+        strike.fault is Fault.STOP_LAUNCHER and strike.when is not When.LINE
+    )
     forever = random.random() < 0.5 and is_struck and ends_it
     changes: dict[str, Any] = {}
     if forever:
