@@ -196,6 +196,7 @@ class Agent:
         match message:
             case Probe(doors, nonce):
                 if self._knocking:
+                    self._knocking.give_up()
                     self._unwatch(self._knocking.descriptor)
                 self._knocking = Knocking(doors, nonce)
                 self._watch(self._knocking.descriptor, self._door_answered)
@@ -265,6 +266,8 @@ class Agent:
         self._send(Drained(run))
 
     def _begin(self, order: Start, forkserver: ForkServer) -> None:
+        if self._knocking:
+            self._knocking.give_up()  # a door was chosen
         directory = self._directory / f"run-{order.run}"
         directory.mkdir(mode=0o700)
         self._run = Run(order, directory, self._send, forkserver, self._bootstrap.grace, self._bootstrap.local)

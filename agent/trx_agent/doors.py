@@ -12,12 +12,19 @@ import contextlib
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterable
 
 from trx_agent import machine
 from trx_agent.protocol.messages import Door
 
-KNOCK_TIMEOUT = 5.0
+PATIENCE = 10.0
+"""Seconds for which a door is knocked at: as long as the launcher waits for an answer (`trx.job.Settings`)."""
+
+ATTEMPT = 2.0
+"""Seconds for one attempt: the kernel repeats what was lost after 1 s, 3 s, 7 s, and a new attempt is sooner there."""
+
+PAUSE = 0.2
 HEAD_START = 0.5
 _BACKLOG = 4096
 
@@ -72,19 +79,21 @@ def _listen(address: str) -> socket.socket:
 class Knocking:
     """Knocks at all doors at the same time, in threads, since connecting to a filtered address takes its time.
 
+    An attempt that fails is repeated: a network that is gone for some seconds is no reason to end a launch.
     `descriptor` becomes readable whenever one more door has answered; then `reached` has the result so far.
     """
 
     def __init__(self, doors: Iterable[Door], nonce: bytes) -> None:
         self._nonce = nonce
         self._reached: list[tuple[Door, str]] = []
+        self._over = threading.Event()
         self.descriptor, self._writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         before = threading.Event()
         before.set()
         for door in doors:
-            done = threading.Event()
-            threading.Thread(target=self._knock, args=(door, before, done), daemon=True).start()
-            before = done
+            tried = threading.Event()
+            threading.Thread(target=self._knock, args=(door, before, tried), daemon=True).start()
+            before = tried
 
     def reached(self) -> tuple[Door, ...]:
         with contextlib.suppress(BlockingIOError):
@@ -95,16 +104,29 @@ class Knocking:
         """This host's address on the way to `door`."""
         return next((address for each, address in self._reached if each == door), "")
 
-    def _knock(self, door: Door, before: threading.Event, done: threading.Event) -> None:
-        """Earlier doors are better: this one is told after them, if they do not take too long."""
-        with contextlib.suppress(OSError):
-            visitor = socket.create_connection((door.address, door.port), KNOCK_TIMEOUT)
-            with visitor:
+    def give_up(self) -> None:
+        """Begins no further attempt."""
+        self._over.set()
+
+    def _knock(self, door: Door, before: threading.Event, tried: threading.Event) -> None:
+        until = time.monotonic() + PATIENCE
+        while not self._is_settled(door, before):
+            tried.set()
+            if self._over.wait(PAUSE) or time.monotonic() > until:
+                break
+        tried.set()
+
+    def _is_settled(self, door: Door, before: threading.Event) -> bool:
+        """Makes one attempt. Earlier doors are better: this one is told after them, if they do not take too long."""
+        try:
+            with socket.create_connection((door.address, door.port), ATTEMPT) as visitor:
                 if _read(visitor, len(self._nonce)) == self._nonce:
                     before.wait(HEAD_START)
                     self._reached.append((door, visitor.getsockname()[0]))
                     os.write(self._writing, b".")
-        done.set()
+                return True  # also where it is the door of somebody else
+        except OSError:
+            return False
 
 
 def _read(visitor: socket.socket, size: int) -> bytes:

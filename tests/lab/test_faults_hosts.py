@@ -32,7 +32,7 @@ from .faults import (
     tree,
     worker_failure,
 )
-from .harness import Host, Lab, LabError, wait_until
+from .harness import Host, Lab, LabError, leaks, wait_until
 
 MakeLab = Callable[..., Lab]
 
@@ -274,6 +274,18 @@ def test_blackout_disturbs_nothing(two: Lab, seconds: float, lease: float) -> No
         assert launch.notes("steps", number=STEPS - 1) == []
         two.heal()
         assert_undisturbed(launch)
+
+
+@pytest.mark.parametrize("who", ["node1", "node2"])
+def test_blackout_while_hosts_look_for_the_first_one_disturbs_nothing(two: Lab, who: str) -> None:
+    """Of either side; it outlasts the third time that the kernel asks, after 3 s. The next would be too late."""
+    two["node2"].cut(peer=two["node1"])  # so that what is to be lost is under way
+    with Launch(two, WAITING, ["fine"]) as launch:
+        wait_until(lambda: leaks.is_connecting(two["node2"].pid or 0), 40, "node2 knocks at the doors of node1")
+        two[who].cut()
+        time.sleep(3.3)
+        two.heal()
+        assert_fine_afterwards(launch)
 
 
 def test_host_at_a_tenth_of_a_core_disturbs_nothing(two: Lab) -> None:

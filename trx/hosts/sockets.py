@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import IO, Any
@@ -19,6 +21,9 @@ _KEEPALIVE = 15
 _LONGEST_SILENCE = 86400.0
 _PATIENCE_WITH_NAMES = 1.0
 _PATIENCE_WITH_PROXY = 1.0
+_PATIENCE_WITH_ROUTES = 5.0
+"""Seconds after which a host that the network does not find is not looked for again; a cable may have been out."""
+_BETWEEN_ATTEMPTS = 0.2
 
 
 class Unresolved(Exception):
@@ -47,19 +52,34 @@ def dial(hop: Hop, deadline: float, teardown: Teardown, patience: float) -> sock
     addresses = _resolve(hop, deadline, teardown)
     attempts: list[tuple[str, OSError]] = []
     for tried, (family, kind, protocol, _, address) in enumerate(addresses):
-        sock = socket.socket(family, kind, protocol)
-        teardown.add(partial(hang_up, sock))
         share = (deadline - time.monotonic()) / (len(addresses) - tried)
-        sock.settimeout(max(0.001, min(share, hop.connect_timeout or share)))
+        make = partial(socket.socket, family, kind, protocol)
         try:
-            sock.connect(address)
+            sock = _connect(make, address, min(share, hop.connect_timeout or share), teardown)
         except OSError as error:
-            sock.close()
             attempts.append((str(address[0]), error))
         else:
             _keep_alive(sock, patience)
             return sock
     raise Unreached(attempts)
+
+
+def _connect(make: Callable[[], socket.socket], address: Any, within: float, teardown: Teardown) -> socket.socket:
+    """A connected socket; where there is no way to the host just now, it is tried again and again."""
+    begun = time.monotonic()
+    while True:
+        sock = make()
+        teardown.add(partial(hang_up, sock))
+        sock.settimeout(max(0.001, begun + within - time.monotonic()))
+        try:
+            sock.connect(address)
+            return sock
+        except OSError as error:
+            sock.close()
+            patience = min(within, _PATIENCE_WITH_ROUTES)
+            if error.errno != errno.EHOSTUNREACH or time.monotonic() > begun + patience:
+                raise
+        teardown.pause(_BETWEEN_ATTEMPTS)
 
 
 def _resolve(hop: Hop, deadline: float, teardown: Teardown) -> list[Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 _LISTEN = "0A"
+_SYN_SENT = "02"
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,20 @@ def pids_with(cookie: str) -> list[int]:
 
 def listening_ports(pid: int) -> set[int]:
     """The TCP ports, of IPv4 and IPv6, listened on in the network namespace of a process."""
-    ports = set()
+    return {int(fields[1].rpartition(":")[2], 16) for fields in _sockets(pid) if fields[3] == _LISTEN}
+
+
+def is_connecting(pid: int) -> bool:
+    """Whether there is a TCP connection in the network namespace of a process that nobody has answered yet."""
+    return any(fields[3] == _SYN_SENT for fields in _sockets(pid))
+
+
+def _sockets(pid: int) -> Iterator[list[str]]:
+    """The lines of the kernel's tables of TCP sockets."""
     for table in ("tcp", "tcp6"):
         with contextlib.suppress(OSError):
             for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == _LISTEN:
-                    ports.add(int(fields[1].rpartition(":")[2], 16))
-    return ports
+                yield line.split()
 
 
 def files_seen_by(pid: int, directory: str) -> set[str]:
