@@ -57,7 +57,7 @@ def test_a_handler_of_faulthandler_stays(faults: tempfile._TemporaryFileWrapper[
         assert set(warned) == {signal.SIGUSR2}  # now, since SIGUSR1 would end this process
     signal.raise_signal(signal.SIGUSR1)
     assert faults.seek(0) == 0
-    assert faults.read().count(b"(most recent call first)") == 3
+    assert faults.read().count(b"Current thread") == 3  # beside which this process may have others
     assert handlers() == [signal.SIG_DFL, signal.SIG_DFL]
 
 
