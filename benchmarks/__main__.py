@@ -16,12 +16,14 @@ from benchmarks.shape import Row
 def main() -> None:
     """Measures the rows that were named, or all."""
     options = _options()
-    with tempfile.TemporaryDirectory(prefix="trx-bench-", dir="/var/tmp") as scratch:
-        bench = Bench(options.quick, Path(scratch))
-        measured = [_measure(row, bench) for row in _chosen(options.rows)]
     whole = not options.rows and not options.quick
     folder = report.PUBLISHED if whole or options.publish else report.PRIVATE
-    report.write(measured, folder, quick=options.quick)
+    measured: list[Measured] = []
+    with tempfile.TemporaryDirectory(prefix="trx-bench-", dir="/var/tmp") as scratch:
+        bench = Bench(options.quick, Path(scratch))
+        for row in _chosen(options.rows):
+            measured.append(_measure(row, bench))
+            report.write(measured, folder, quick=options.quick)  # each time: one that is stopped has not been in vain
     print(f"\n{report.table(measured)}\n\nwritten to {folder}")
 
 
