@@ -10,16 +10,16 @@ import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from trx import host_lists
 from trx.environment import is_text
 from trx.host_lists import NamedHosts
+from trx.slurm import Start
 from trx_agent.protocol import diagnose, payload
 from trx_agent.protocol.payload import Pickled
 
 WORDS_FOR_WORKERS = ("auto", "gpu", "cpu", "slurm")
-WAYS_TO_START = ("auto", "ssh", "srun")
 SHORTEST_LEASE = 3.0
 _OPEN_FILES, _OPEN_FILES_OF_A_HOST = 48, 4
 _BACKENDS = {"gloo", "nccl", "mpi", "ucc", "xccl", "fake"}
@@ -95,8 +95,9 @@ def _check_count(count: object) -> int | str:
 
 def check_start(start: object) -> None:
     """Raises ValueError where agents cannot be started in this way."""
-    if start not in WAYS_TO_START:
-        words = ", ".join(f'"{word}"' for word in WAYS_TO_START)
+    ways = get_args(Start)
+    if start not in ways:
+        words = ", ".join(f'"{word}"' for word in ways)
         raise ValueError(f"start must be one of {words}, not {start!r}")
 
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -46,7 +46,7 @@ def heeded(warn: Callable[[int], None], terminate: Callable[[], None]) -> Iterat
     ours = {**dict.fromkeys(WARNINGS, on_warning), signal.SIGTERM: on_termination}
     if threading.current_thread() is not threading.main_thread():
         ours = {}
-    free = {number: handler for number, handler in ours.items() if _is_free(number)}
+    free = {number: ours[number] for number in _free(ours)}
     for number, handler in free.items():
         signal.signal(number, handler)
     try:
@@ -56,11 +56,11 @@ def heeded(warn: Callable[[int], None], terminate: Callable[[], None]) -> Iterat
             signal.signal(number, signal.SIG_DFL)
 
 
-def _is_free(number: signal.Signals) -> bool:
-    """Whether nobody takes a signal yet: by Python, or past it, as `faulthandler.register` does."""
+def _free(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
+    """Those that nobody takes yet: by Python, or past it, as `faulthandler.register` does."""
     status = Path("/proc/self/status").read_text()
     caught = int(status.partition("SigCgt:")[2].split()[0], 16)
-    return signal.getsignal(number) is signal.SIG_DFL and not caught >> (number - 1) & 1
+    return [each for each in numbers if signal.getsignal(each) is signal.SIG_DFL and not caught >> (each - 1) & 1]
 
 
 def end_by(number: signal.Signals) -> None:

@@ -67,3 +67,24 @@ class Child:
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
+
+
+class ChildChannel:
+    """The part of a `Channel` that is the same for all whose agent is reached through a child process."""
+
+    _child: Child | None = None
+
+    def write(self, data: bytes) -> None:
+        """See `Channel.write`."""
+        assert self._child is not None
+        self._child.write(data)
+
+    def read(self) -> bytes:
+        """See `Channel.read`."""
+        assert self._child is not None
+        return self._child.read()
+
+    def wait(self, timeout: float) -> int | None:
+        """See `Channel.wait`."""
+        assert self._child is not None
+        return self._child.wait(timeout)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from trx.errors import HostFailure
 from trx.hosts.channel import HostUnusable
-from trx.hosts.child import Child
+from trx.hosts.child import Child, ChildChannel
 
 INTERPRETER_ARGUMENTS = (
     "-c",
@@ -16,7 +16,7 @@ INTERPRETER_ARGUMENTS = (
 """The alarm ends an interpreter whose launcher was cut off before it said anything; `trx_agent.__main__` stops it."""
 
 
-class LocalChannel:
+class LocalChannel(ChildChannel):
     """See `Channel`.
 
     Args:
@@ -29,7 +29,6 @@ class LocalChannel:
         self._hostname = hostname
         self._python = python
         self._environment = environment
-        self._child: Child | None = None
 
     def open(self) -> None:
         try:
@@ -45,18 +44,6 @@ class LocalChannel:
 
     def forward(self, port: int) -> int:
         return port
-
-    def write(self, data: bytes) -> None:
-        assert self._child is not None
-        self._child.write(data)
-
-    def read(self) -> bytes:
-        assert self._child is not None
-        return self._child.read()
-
-    def wait(self, timeout: float) -> int | None:
-        assert self._child is not None
-        return self._child.wait(timeout)
 
     def close(self) -> None:
         if self._child is not None:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from trx.errors import HostFailure
 from trx.hosts import shell
 from trx.hosts.channel import HostUnusable
-from trx.hosts.child import Child
+from trx.hosts.child import Child, ChildChannel
 from trx.slurm import Allocation, for_srun, granted_gpus
 
 _STARTING = "starting a step by srun"
@@ -25,7 +25,7 @@ _TOO_OLD = 'trx needs the srun of Slurm 20.11 or later; or set start="ssh"'
 _COMPLAINT = re.compile(r"srun: (?:error: (?P<error>.*)|(?P<old>unrecognized option .*))")
 
 
-class SrunChannel:
+class SrunChannel(ChildChannel):
     """See `Channel`.
 
     Args:
@@ -56,7 +56,6 @@ class SrunChannel:
         self._prelude = shell.prelude(python, environment)
         self._timeout = timeout
         self._lock = threading.Lock()
-        self._child: Child | None = None
         self._closed = False
 
     def open(self) -> None:
@@ -91,21 +90,6 @@ class SrunChannel:
         reason = f"it cannot connect to the launcher, which is at {self.launcher_address()}"
         advice = 'let the hosts connect to this machine, start the program by sbatch, or set start="ssh"'
         raise HostUnusable(HostFailure(self._label, "connecting to the launcher", reason, advice))
-
-    def write(self, data: bytes) -> None:
-        """See `Channel.write`."""
-        assert self._child is not None
-        self._child.write(data)
-
-    def read(self) -> bytes:
-        """See `Channel.read`."""
-        assert self._child is not None
-        return self._child.read()
-
-    def wait(self, timeout: float) -> int | None:
-        """See `Channel.wait`."""
-        assert self._child is not None
-        return self._child.wait(timeout)
 
     def close(self) -> None:
         """See `Channel.close`. The second time ends srun, which else waits for a lost host as long as Slurm does."""
