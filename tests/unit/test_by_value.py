@@ -11,12 +11,14 @@ import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 import msgspec
 import pytest
 
 from trx_agent.protocol.by_value import can_be_imported, send_by_value
+from trx_agent.protocol.payload import dumps, loads
 
 
 @pytest.fixture
@@ -134,3 +136,15 @@ def test_modules_that_are_found_are_not_registered_and_others_are(folder: Path) 
 def test_main_is_cloudpickles_own_affair() -> None:
     send_by_value(sys.modules["__main__"])
     assert "__main__" not in cloudpickle.list_registry_pickle_by_value()
+
+
+def test_code_keeps_the_file_that_it_is_from_with_the_code_within() -> None:
+    scope: dict[str, Any] = {}
+    exec(
+        compile("def outer():\n    def inner():\n        raise ValueError\n    return inner\n", "/a/script.py", "exec"),
+        scope,
+    )
+    pickled = dumps(scope["outer"])
+    outer = loads(pickled.pickle, pickled.buffers)
+    assert outer.__code__.co_filename == "/a/script.py"
+    assert outer().__code__.co_filename == "/a/script.py"

@@ -21,7 +21,7 @@ import uuid
 from abc import ABCMeta
 from collections.abc import Callable, Mapping, Sequence
 from importlib.machinery import ModuleSpec
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
@@ -209,6 +209,14 @@ def _reduce_cached_property(cached: Any) -> Reduced:
     return functools.cached_property, (cached.func,), {"attrname": cached.attrname}
 
 
+def _reduce_code(code: CodeType) -> Reduced:
+    return _make_code, (code.co_filename, *cloudpickle.CloudPickler.dispatch_table[CodeType](code))
+
+
+def _make_code(file: str, make: Callable[..., CodeType], args: Reduced) -> CodeType:
+    return make(*args).replace(co_filename=file)
+
+
 def _new_dispatcher() -> Any:
     return functools.singledispatch(_to_be_filled)
 
@@ -239,6 +247,7 @@ _REDUCERS: dict[type, Callable[[Any], Reduced]] = {
 }
 
 _ALWAYS: dict[type, Callable[[Any], Reduced]] = {
+    CodeType: _reduce_code,
     functools.cached_property: _reduce_cached_property,
     functools.singledispatchmethod: _reduce_dispatching_method,
 }
