@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from datetime import datetime
 from functools import partial
@@ -29,6 +30,7 @@ from trx_agent.protocol.payload import Pickled
 
 if TYPE_CHECKING:
     from trx.launcher import Launcher
+    from trx.plan import Host
 
 BEAT = 1.0
 """Seconds of silence after which either side gives a sign of life."""
@@ -61,7 +63,7 @@ class Session:
             allocation=allocation,
         )
         settings = _launch_settings(launcher, preparation)
-        handlers = _handlers(launcher)
+        handlers = _handlers(launcher, planned)
         directory = _log_directory(launcher)  # last, since nothing fails any more once it is there
         self._files = LogFiles(directory) if directory else None
         sinks: list[Sink] = [Terminal()] if launcher.log_handlers == "auto" else []
@@ -130,13 +132,15 @@ class Session:
         return str(path) if path and path.exists() else ""
 
 
-def _handlers(launcher: Launcher) -> list[HandlerSink]:
+def _handlers(launcher: Launcher, planned: Sequence[Host]) -> list[HandlerSink]:
     """For the user's own handlers. Those that a function makes for this launch end with it."""
     given = launcher.log_handlers
     if given is None or given == "auto":
         return []
     made = callable(given)
-    return [HandlerSink(each, close=made) for each in checks.check_handlers(given() if callable(given) else given)]
+    found = checks.check_handlers(given() if callable(given) else given)
+    checks.check_sources(found, planned)
+    return [HandlerSink(each, close=made) for each in found]
 
 
 def _log_directory(launcher: Launcher) -> Path | None:

@@ -189,6 +189,22 @@ def test_good_settings_lead_to_a_start(good: dict[str, Any]) -> None:
         pass
 
 
+@pytest.mark.parametrize("source", [("node1", 0), ("node1#2", 3), ("node1#2", None), ("node2", 99)])
+def test_handlers_for_what_there_will_be_are_good(source: tuple[str, int | None]) -> None:
+    handler = logging.NullHandler()
+    trx.add_filter_to_handler(handler, *source)
+    handler.addFilter(lambda record: True)
+    checks.check_sources(
+        [handler, logging.NullHandler()], trx.Launcher(["node1", "node1", "node2"], [1, 4, "gpu"]).planned_hosts()
+    )
+
+
+def test_a_handler_for_none_of_many_hosts_names_some_of_them() -> None:
+    handler = trx.stream_handler("login", 0)
+    with pytest.raises(ValueError, match=r"'login', which is none of the hosts: node1, .*, node16 and 984 more$"):
+        checks.check_sources([handler], trx.Launcher("node[1-1000]", 1).planned_hosts())
+
+
 def test_files_that_are_there_are_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "env.sh").write_text("export A=1\n")
     monkeypatch.setenv("HOME", str(tmp_path))
