@@ -37,9 +37,14 @@ BEAT = 1.0
 
 
 class Session:
-    """An engine and its agents, from start to end."""
+    """An engine and its agents, from start to end.
 
-    def __init__(self, launcher: Launcher) -> None:
+    Args:
+        launcher: Whose settings are good.
+        planned: The hosts that it has planned.
+    """
+
+    def __init__(self, launcher: Launcher, planned: Sequence[Host]) -> None:
         self._grace = launcher.grace_period
         self._turn = threading.Lock()
         self._abandoned = False
@@ -48,7 +53,6 @@ class Session:
         self._terminal = _terminal_size()  # once, since another one would cost another import of torch
         preparation = self._preparation()
         python = launcher.python or sys.executable
-        planned = launcher.planned_hosts()
         checks.check_open_files(len(planned))
         slurm.ask_for_gpus([host.hostname for host in planned])
         by_srun = frozenset(host.index for host in planned if allocation and allocation.node(host.hostname))

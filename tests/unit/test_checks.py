@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 import trx
-from trx import checks
+from trx import checks, host_lists
+from trx.plan import Host
 from trx_agent.protocol import payload
 
 
@@ -25,7 +26,7 @@ class Started(AssertionError):
 class NoSession:
     """In the place of `trx.session.Session`."""
 
-    def __init__(self, launcher: trx.Launcher) -> None:
+    def __init__(self, launcher: trx.Launcher, planned: tuple[Host, ...]) -> None:
         raise Started("something was started")
 
 
@@ -226,6 +227,71 @@ def test_the_length_of_a_list_is_held_against_the_allocation(monkeypatch: pytest
     with pytest.raises(Started):
         trx.launch(work, workers_per_host=[1, 2, 3])
     assert [host.label for host in trx.Launcher(workers_per_host=1).planned_hosts()] == ["gpu1", "gpu2", "gpu3"]
+
+
+class FakeSession:
+    """In the place of `trx.session.Session`: a run returns the labels of the hosts."""
+
+    usable = True
+
+    def __init__(self, launcher: trx.Launcher, planned: tuple[Host, ...]) -> None:
+        self._labels = [host.label for host in planned]
+
+    def run(self, call: payload.Pickled) -> list[str]:
+        return self._labels
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> FakeSession:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Hostfiles that were read; launches go well."""
+    monkeypatch.setattr(sys.modules["trx.session"], "Session", FakeSession)
+    paths: list[str] = []
+    read = host_lists.read_hostfile
+
+    def counted(text: str, path: str) -> host_lists.NamedHosts:
+        paths.append(path)
+        return read(text, path)
+
+    monkeypatch.setattr(host_lists, "read_hostfile", counted)
+    return paths
+
+
+def test_a_launch_reads_its_hostfile_once(reads: list[str], tmp_path: Path) -> None:
+    (tmp_path / "hosts").write_text("node1 slots=1\n")
+    trx.launch(work, hostnames=tmp_path / "hosts")
+    assert len(reads) == 1
+
+
+def test_an_open_launcher_keeps_the_hosts_that_it_has_started_agents_on(
+    reads: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hosts").write_text("node1 slots=1\n")
+    launcher: Any
+    with trx.Launcher(tmp_path / "hosts") as launcher:
+        for text in ("node2 slots=1\n", "no hostfile\n"):
+            (tmp_path / "hosts").write_text(text)
+            assert launcher.run(work) == ["node1"]
+        assert len(reads) == 1
+        monkeypatch.setattr(FakeSession, "usable", False)
+        (tmp_path / "hosts").write_text("node3 slots=1\n")
+        assert launcher.run(work) == ["node3"]
+        assert len(reads) == 2
+
+
+@pytest.mark.parametrize("bad", [{"grace_period": -1}, {"env_file": "/nowhere"}, {"preload": "torch"}])
+def test_settings_that_are_changed_between_two_runs_are_checked(reads: list[str], bad: dict[str, Any]) -> None:
+    with trx.Launcher(["node1"]) as launcher:
+        launcher.run(work)
+        vars(launcher).update(bad)
+        with pytest.raises((TypeError, ValueError, FileNotFoundError), match=next(iter(bad))):
+            launcher.run(work)
 
 
 def test_a_backend_that_the_users_imports_have_added_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
