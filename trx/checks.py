@@ -9,7 +9,7 @@ import logging
 import os
 import resource
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -229,6 +229,16 @@ def check_file(name: str, path: object) -> Path | None:
     if not file.is_file():
         raise FileNotFoundError(f"{name}: there is no file {str(file)!r}")
     return file
+
+
+def check_arguments(args: object, kwargs: object) -> None:
+    """Raises TypeError where these are no arguments for a function: `func_args=("hello")` is not a tuple."""
+    if isinstance(args, str | bytes) or not isinstance(args, Sequence):
+        raise TypeError(
+            f"func_args must be a list or a tuple, not {type(args).__name__}: for one argument, (argument,)"
+        )
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise TypeError(f"func_kwargs must be a dict of arguments by their names, not {type(kwargs).__name__}")
 
 
 def pickle_call(func: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pickled:

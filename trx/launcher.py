@@ -200,6 +200,7 @@ def launch(
         TypeError, ValueError, FileNotFoundError: Where an argument is no good; nothing was started.
         RuntimeError: Where an argument needs a Slurm allocation and there is none; nothing was started.
     """
+    checks.check_arguments(func_args, func_kwargs)
     launcher = Launcher(
         hostnames,
         workers_per_host,

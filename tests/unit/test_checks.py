@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 import sys
 import threading
 import types
@@ -212,6 +213,20 @@ def test_files_that_are_there_are_good(tmp_path: Path, monkeypatch: pytest.Monke
     for path in (tmp_path / "env.sh", str(tmp_path / "env.sh"), "~/env.sh"):
         with pytest.raises(Started):
             trx.launch(work, env_file=path, ssh_config_file=path)
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ({"func_args": "hello"}, "func_args must be a list or a tuple, not str: for one argument, (argument,)"),
+        ({"func_args": 3}, "func_args must be a list or a tuple, not int"),
+        ({"func_args": {"steps": 3}}, "func_args must be a list or a tuple, not dict"),
+        ({"func_kwargs": [3]}, "func_kwargs must be a dict of arguments by their names, not list"),
+    ],
+)
+def test_arguments_that_are_none_are_refused(bad: dict[str, Any], words: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(words)):
+        trx.launch(work, **bad)
 
 
 def test_a_setting_that_does_not_exist_is_refused() -> None:
