@@ -6,6 +6,7 @@ cloudpickle does so for functions and classes of `__main__` and those made withi
   has left `sys.path`;
 - objects that pickle themselves by their name, although they are of `__main__` (cached and dispatching functions, types
   made by `NewType` and the like, which functions have in their annotations), or not at all (`cached_property`);
+- the file that code is from, without which a traceback of a worker shows no lines;
 - slots of classes, without which an instance made by a worker would not fit its class in the launcher;
 - that a class which comes back to where it was defined is left as it is: cloudpickle would replace its functions by
   those that came back, which see other global variables than the script's own.
@@ -190,6 +191,16 @@ def _cached(function: Callable[..., Any], parameters: Mapping[str, Any]) -> obje
     return functools.lru_cache(**parameters)(function)
 
 
+def _reduce_code(code: CodeType) -> Reduced:
+    """With the file that tracebacks name: since 3.1.3 cloudpickle leaves it out."""
+    make, args = cloudpickle.CloudPickler.dispatch_table[CodeType](code)
+    return _code_of_file, (make, args, code.co_filename)
+
+
+def _code_of_file(make: Callable[..., CodeType], args: tuple[Any, ...], file: str) -> CodeType:
+    return make(*args).replace(co_filename=file)
+
+
 def _reduce_dispatcher(function: Any) -> Reduced:
     return _new_dispatcher, (), dict(function.registry), None, None, _fill_dispatcher
 
@@ -207,14 +218,6 @@ def _register_all(dispatcher: Any, registry: Mapping[type, Callable[..., Any]]) 
 def _reduce_cached_property(cached: Any) -> Reduced:
     """Before Python 3.12 it has a lock."""
     return functools.cached_property, (cached.func,), {"attrname": cached.attrname}
-
-
-def _reduce_code(code: CodeType) -> Reduced:
-    return _make_code, (code.co_filename, *cloudpickle.CloudPickler.dispatch_table[CodeType](code))
-
-
-def _make_code(file: str, make: Callable[..., CodeType], args: Reduced) -> CodeType:
-    return make(*args).replace(co_filename=file)
 
 
 def _new_dispatcher() -> Any:
