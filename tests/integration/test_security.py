@@ -30,6 +30,7 @@ from trx_agent.doors import Doors, Knocking
 from trx_agent.protocol import payload
 from trx_agent.protocol.bootstrap import HEAD, MARKER, Bootstrap, Keys, Ready, Status, status_line, unframe
 from trx_agent.protocol.messages import (
+    WINDOWS,
     AnyMessage,
     Beat,
     Bye,
@@ -506,6 +507,7 @@ def launched(puppet: Puppet, hostname: str = "localhost") -> Iterator[Future[Any
     with pytest.MonkeyPatch.context() as monkeypatch, ThreadPoolExecutor(1) as pool:
         monkeypatch.setattr(trx.hosts, "make_channel", lambda *_, **__: puppet)
         settings: Any = {"workers_per_host": 1, "backend": None, "grace_period": 0.5, "start_timeout": 20}
+        settings |= {"lease": 100}  # so that no puppet is given up for its silence, whatever else it has done
         try:
             yield pool.submit(trx.Launcher([hostname], **settings).run, os.getpid)
         finally:
@@ -666,6 +668,24 @@ def end_that_is_told_twice(puppet: Puppet) -> None:
     puppet.say(Ended(1, 0, 4244, Returned(), 100, ""))
 
 
+def second_hello(puppet: Puppet) -> None:
+    puppet.say(Hello(1 << 40, 0, 1, (), 4242))
+    puppet.say(Ended(1, 0, 4244, Returned(), 0, ""))
+    puppet.say(Gone(1, ()))
+    puppet.say(Drained(1))
+
+
+def more_output_than_there_is_credit_for(puppet: Puppet) -> None:
+    for number in range(WINDOWS[Kind.STDOUT] // MEGABYTE + 1):
+        puppet.say(Data(Stream(1, 0, Kind.STDOUT), number * MEGABYTE), bytes(MEGABYTE))
+    puppet.say(Data(Stream(1, 0, Kind.STDOUT), 100 * MEGABYTE), b"far ahead")
+
+
+def output_that_does_not_go_on_where_it_was(puppet: Puppet) -> None:
+    puppet.say(Data(Stream(1, 0, Kind.STDERR), 0), b"12345")
+    puppet.say(Data(Stream(1, 0, Kind.STDERR), 0), b"12345")
+
+
 MADE_BY_A_WORKER = (
     outcome_of_more_bytes_than_were_announced,
     description_of_an_exception_that_is_cut_off,
@@ -690,6 +710,9 @@ MADE_BY_A_WORKER = (
         description_of_an_exception_that_is_cut_off,
         description_of_an_exception_that_is_none,
         end_that_is_told_twice,
+        second_hello,
+        more_output_than_there_is_credit_for,
+        output_that_does_not_go_on_where_it_was,
         file_that_is_not_there,
         file_that_is_a_directory,
         file_of_no_name,
@@ -731,11 +754,10 @@ def test_an_agent_on_another_machine_cannot_have_files_of_this_one_read(tmp_path
     assert not (tmp_path / "canary").exists()
 
 
-@pytest.mark.parametrize("workers", [0, -1, -(1 << 40)])
-def test_a_host_that_offers_no_workers_is_an_error_that_names_it(workers: int) -> None:
+@pytest.mark.parametrize("workers", [0, -1, -(1 << 40), 2, 1 << 40])
+def test_a_host_that_offers_other_workers_than_were_asked_for_is_an_error_that_names_it(workers: int) -> None:
     with greeting_puppet() as (puppet, run):
         puppet.say(Hello(workers, 0, 1, (Door("127.0.0.1", 1),), 4242))
-        puppet.end()
         error = run.exception(20)
     assert isinstance(error, trx.AgentFailedError), repr(error)
     assert error.hostname == "localhost"
