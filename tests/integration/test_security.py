@@ -28,7 +28,7 @@ import trx.hosts
 from trx.hub import Hub, HubError
 from trx_agent.doors import Doors, Knocking
 from trx_agent.protocol import payload
-from trx_agent.protocol.bootstrap import HEAD, MARKER, Bootstrap, Keys, Ready, Status, status_line, unframe
+from trx_agent.protocol.bootstrap import HEAD, MARKER, NOISE, Bootstrap, Keys, Ready, Status, status_line, unframe
 from trx_agent.protocol.messages import (
     WINDOWS,
     AnyMessage,
@@ -776,6 +776,19 @@ def test_a_status_that_is_none_is_an_error_that_names_its_host(line: bytes) -> N
     assert time.monotonic() - start < SOON
 
 
+def test_a_login_shell_that_prints_without_end_is_an_error_that_names_its_host() -> None:
+    puppet = Puppet()
+    start = time.monotonic()
+    with launched(puppet) as run:
+        puppet.bootstrap()
+        for _ in range(NOISE // 1000 + 1):
+            puppet.print(b"welcome " * 125)
+        error = run.exception(SOON)
+    assert isinstance(error, trx.AgentFailedError), repr(error)
+    assert "its login shell printed more than" in error.failures[0].reason
+    assert time.monotonic() - start < SOON
+
+
 # ---- 2. keys, and recorded sessions ---------------------------------------------------------------------------------
 
 
@@ -795,10 +808,10 @@ class Tap:
 
     Args:
         endpoint: Where it leads.
-        change: Is given each piece that goes up, and returns what goes on instead.
+        change: Is given each piece, and whether it goes "up" or "down"; returns what goes on instead.
     """
 
-    def __init__(self, endpoint: str, change: Callable[[bytes], bytes] = bytes) -> None:
+    def __init__(self, endpoint: str, change: Callable[[bytes, str], bytes] = lambda data, _: data) -> None:
         host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
         self._target = host, int(port)
         self._change = change
@@ -843,13 +856,13 @@ class Tap:
     def _upwards(self, data: bytes) -> bytes:
         self.up += data
         self.conversation.append((data, 0))
-        return self._change(data)
+        return self._change(data, "up")
 
     def _downwards(self, data: bytes) -> bytes:
         self.down += data
         said, answered = self.conversation.pop() if self.conversation else (b"", 0)
         self.conversation.append((said, answered + len(data)))
-        return data
+        return self._change(data, "down")
 
 
 def replayed(conversation: list[tuple[bytes, int]], port: int) -> bytes:
@@ -901,39 +914,50 @@ def test_a_recorded_session_is_refused_when_it_is_replayed(tmp_path: Path) -> No
     assert not canary.exists()
 
 
-def test_bytes_that_are_changed_on_the_way_change_no_message(hub: Hub) -> None:
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_bytes_that_are_changed_on_the_way_change_no_message(hub: Hub, way: str) -> None:
     """Whoever sits on the way can cut a connection; the next one makes up for it."""
 
-    to_flip: list[bool] = []
+    to_flip: list[str] = []
 
-    def flip(data: bytes) -> bytes:
-        return data[:-1] + bytes([data[-1] ^ to_flip.pop()]) if to_flip else data
+    def flip(data: bytes, passes: str) -> bytes:
+        if passes not in to_flip:
+            return data
+        to_flip.remove(passes)
+        return data[:-1] + bytes([data[-1] ^ 1])
 
-    sent = [(0, Up(1, number, (number,)), b"body") for number in range(30)]
-    heard: list[Any] = []
+    up = [(0, Up(1, number, (number,)), b"body") for number in range(30)]
+    down = [(Stop(number, 0.5), b"body") for number in range(30)]
+    heard_above: list[Any] = []
+    heard_below: list[Any] = []
     with closing(Tap(hub.listen("127.0.0.1"), flip)) as tap:
         uplink = Uplink(cast(Bootstrap, SimpleNamespace(keys=hub.keys(0), beat=0.5)), tap.endpoint)
 
-        def until_heard(count: int) -> None:
-            deadline = time.monotonic() + 20
-            while len(heard) < count:
-                assert time.monotonic() < deadline, f"{len(heard)} of {count} arrived"
+        def until_heard(above: int, below: int) -> None:
+            deadline = time.monotonic() + 15  # what is lost unnoticed would be repeated later
+            while len(heard_above) < above or len(heard_below) < below:
+                assert time.monotonic() < deadline, f"{len(heard_above)} and {len(heard_below)} arrived"
                 uplink.poll(0.02)
                 hub.poll(0.02)
                 uplink.tick()
                 hub.tick()
-                list(uplink.receive())
-                heard.extend(hub.receive())
+                heard_below.extend(uplink.receive())
+                heard_above.extend(hub.receive())
 
-        uplink.send(*sent[0][1:])
-        until_heard(1)
-        to_flip.append(True)
-        for _, message, body in sent[1:]:
+        uplink.send(*up[0][1:])
+        until_heard(1, 0)
+        hub.send(0, *down[0])
+        until_heard(1, 1)
+        to_flip.append(way)
+        for _, message, body in up[1:]:
             uplink.send(message, body)
-        until_heard(len(sent))
+        for each in down[1:]:
+            hub.send(0, *each)
+        until_heard(len(up), len(down))
         uplink.close()
     assert len(tap.connections) == 2
-    assert heard == sent
+    assert heard_above == up
+    assert heard_below == down
 
 
 # ---- 3. listening sockets -------------------------------------------------------------------------------------------
