@@ -197,7 +197,7 @@ def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_of_a_terminal_reaches_the_workers_through_the_launcher_only(tmp_path: Path) -> None:
-    """It goes to all processes of the terminal's foreground group, in which no worker may be."""
+    """It goes to all processes of the terminal's foreground group, in which neither workers nor agents may be."""
     source = f"""{SLEEPS}
 def save():
     def on_sigterm(*_):
@@ -206,17 +206,23 @@ def save():
     signal.signal(signal.SIGTERM, on_sigterm)
     sleep()
 
-try:
-    {LAUNCH.format("save", 20).strip()}
-except KeyboardInterrupt:
-    print("interrupted, nothing left:", not psutil.Process().children(recursive=True))
+def agent():
+    return psutil.Process().parents()[2].pid
+
+with trx.Launcher(["localhost"], 2, backend=None, grace_period=20) as launcher:
+    before = launcher.run(agent).rank(0)
+    try:
+        launcher.run(save)
+    except KeyboardInterrupt:
+        print("interrupted, its agent has not heard of it:", launcher.run(agent).rank(0) == before)
+print("nothing left:", not psutil.Process().children(recursive=True))
 """
     with Script(tmp_path, source, start_new_session=True) as script:
         running = Running(script, tmp_path)
         os.killpg(script.process.pid, signal.SIGINT)
         status, out, _ = script.ends(GONE)
 
-    assert (status, out) == (0, "interrupted, nothing left: True\n")
+    assert (status, out) == (0, "interrupted, its agent has not heard of it: True\nnothing left: True\n")
     assert (tmp_path / "saved-0").exists()
     assert (tmp_path / "saved-1").exists()
     running.assert_gone()
