@@ -48,7 +48,8 @@ _LOGS = (Kind.STDOUT, Kind.STDERR, Kind.RECORDS)
 _STEP = 0.02
 _LOOKING = 0.5
 _LOOKS = 10
-"""Times that a worker may be found ended before its runner has told of it. A host that slept has looked only once."""
+"""Times that a worker may be found ended before its runner has told of it, or pickling what it raises, of which there
+are words already. A host that slept has looked only once."""
 
 Send = Callable[[AnyMessage, Body], None]
 
@@ -86,6 +87,7 @@ class Run:
         self._runner_pid = 0
         self._headless: set[int] = set()
         self._untold: Counter[int] = Counter()  # how often a worker was found ended, by pid
+        self._worded: Counter[int] = Counter()  # how often one was found pickling what it raises, by local rank
         self._next_look = 0.0
         self._held: set[int] = set()  # raised, but only after another worker had died
         self._received = 0
@@ -239,7 +241,8 @@ class Run:
                 self._has_gone(tuple(tree.describe(process) for process in left))
 
     def look_after_workers(self, now: float) -> None:
-        """Deals with ends that nobody will tell of: of a worker's first thread alone, or while the runner is stuck."""
+        """Deals with what nobody will tell of: the end of a worker's first thread alone, or of a worker whose runner is
+        stuck; and an exception that cannot be pickled, since a method of its own, or a device, does not answer."""
         if now < self._next_look:
             return
         self._next_look = now + _LOOKING
@@ -253,14 +256,16 @@ class Run:
                 self._untold[pid] += 1
                 if self._untold[pid] == _LOOKS:
                     _kill(self._runner_pid)
+            elif local_rank not in self._reported and (self.folder(local_rank) / WORDS).exists():
+                self._worded[local_rank] += 1
+                if self._worded[local_rank] == _LOOKS:
+                    self._take_words(local_rank)
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
     def _worker_gone(self, report: orders.WorkerGone, now: float) -> None:
         self._codes[report.local_rank] = report.code
-        words = self.folder(report.local_rank) / WORDS
-        if self._outcome(report.local_rank) is None and words.exists():
-            words.rename(self.folder(report.local_rank) / RAISED)
+        self._take_words(report.local_rank)
         self._look_for_outcome(report.local_rank)
         if report.local_rank not in self._reported:
             code = report.code
@@ -306,6 +311,12 @@ class Run:
     def _outcome(self, local_rank: int) -> Path | None:
         paths = [self.folder(local_rank) / name for name in (RETURNED, RAISED)]
         return next((path for path in paths if path.exists()), None)
+
+    def _take_words(self, local_rank: int) -> None:
+        """The words alone are the outcome where there is no other."""
+        words = self.folder(local_rank) / WORDS
+        if self._outcome(local_rank) is None and words.exists():
+            words.rename(words.with_name(RAISED))
 
     def _is_preceded_by_a_death(self) -> bool:
         """Whether a worker died without a word, of which the runner will tell in a moment.
