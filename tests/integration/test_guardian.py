@@ -132,6 +132,7 @@ def test_signals_that_the_launchers_thread_has_blocked_are_not_blocked_on_hosts(
 
 
 def leave_a_daemon(told: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # by which torch has its workers end with their parent
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
