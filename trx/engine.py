@@ -237,6 +237,8 @@ class Engine:
 
     def _hear(self, agent: int, message: AnyMessage, body: memoryview) -> None:
         match message:
+            case Data(stream) | DataInFile(stream) if stream.run and not self._present(stream.run):
+                pass  # of a run that was interrupted twice, whose output nobody waits for
             case Data(stream, offset):
                 self._check_range(agent, stream, offset, len(body))
                 self._feed_job(Said(agent, message))
@@ -275,8 +277,6 @@ class Engine:
 
     def _check_range(self, agent: int, stream: Stream, offset: int, size: int) -> None:
         """What is sent without credit would be kept in memory, as much of it as there is."""
-        if stream.run and not self._present(stream.run):
-            return  # late, and within the credit that was given then
         key = agent, stream
         expected = self._heard.get(key, 0)
         if offset != expected or offset + size > self._granted.get(key, messages.WINDOWS[stream.kind]):

@@ -121,6 +121,9 @@ class Run:
         return self._order.ranks[0] == 0 and int(first["GROUP_WORLD_SIZE"]) > 1
 
     def remove_files(self) -> None:
+        if not self.finished:  # it was interrupted twice: nobody waits for the rest of its output
+            self._close_runner()
+            self._close_files()
         shutil.rmtree(self._directory, ignore_errors=True)
 
     # ---- what arrives from the launcher -----------------------------------------------------------------------------
@@ -365,11 +368,14 @@ class Run:
             return
         if not all(outflow.drained for outflow in self._outflows.values()):
             return
+        self._close_files()
+        self._send(Drained(self.number), b"")
+
+    def _close_files(self) -> None:
         self.finished = True
         for outflow in self._outflows.values():
             outflow.close()
         self._payload.close()
-        self._send(Drained(self.number), b"")
 
 
 def _kill(pid: int) -> None:

@@ -272,6 +272,58 @@ with trx.Launcher(["localhost"], 2, backend=None) as launcher:
     assert (status, out) == (0, "[0, 1]\n"), err
 
 
+def test_launcher_can_be_used_again_after_two_ctrl_c_while_output_was_still_under_way(tmp_path: Path) -> None:
+    """Nobody waits for that output any more; and it neither fails the next run, nor does its host keep it open."""
+    source = f"""{SLEEPS}
+import logging
+
+may_go_on = threading.Event()
+
+class Stuck(logging.Handler):
+    def emit(self, record):
+        may_go_on.wait()
+
+def flood():
+    for _ in range(300):
+        os.write(1, b"x" * 99_999 + b"\\n")
+    sleep()
+
+def left_open():
+    descriptors = Path(f"/proc/{{psutil.Process().parents()[2].pid}}/fd").iterdir()
+    return [name for name in map(os.readlink, descriptors) if name.endswith(" (deleted)")]
+
+def wait_until(condition):
+    while not condition():
+        time.sleep(0.01)
+
+def interrupt_twice():
+    paths = [Path("worker-0"), Path("worker-1")]
+    wait_until(lambda: all(path.exists() for path in paths))
+    workers = [json.loads(path.read_text())["line"][0] for path in paths]
+    os.kill(os.getpid(), signal.SIGINT)
+    wait_until(lambda: not any(map(psutil.pid_exists, workers)))
+    for path in paths:
+        path.unlink()
+    os.kill(os.getpid(), signal.SIGINT)
+    job = launcher._session._engine._run.job
+    wait_until(lambda: job.over)
+    may_go_on.set()
+
+with trx.Launcher(["localhost"], 2, backend=None, grace_period=1, log_handlers=[Stuck()]) as launcher:
+    for attempt in range(4):
+        may_go_on.clear()
+        threading.Thread(target=interrupt_twice).start()
+        try:
+            launcher.run(flood)
+        except KeyboardInterrupt:
+            print("interrupted", launcher.run(left_open).rank(0))
+"""
+    with Script(tmp_path, source) as script:
+        status, out, err = script.ends()
+
+    assert (status, out) == (0, "interrupted []\n" * 4), err
+
+
 # ---- how they end when they launch in another thread ----------------------------------------------------------------
 
 IN_A_THREAD = """
