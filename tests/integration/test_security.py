@@ -689,6 +689,10 @@ MADE_BY_A_WORKER = (
 """The agent passes on what is in files that the worker's process can write to."""
 
 
+NOTICED = ("talking to the launcher", "handing over outcomes", "handing over the outcomes")
+"""Stages of failures for what an agent says, and not for how long it takes."""
+
+
 @pytest.mark.parametrize(
     "misbehave",
     [
@@ -725,6 +729,7 @@ def test_malformed_messages_of_an_agent_are_errors_that_name_it(misbehave: Calla
         assert isinstance(error, trx.WorkerFailedError), repr(error)
     else:
         assert isinstance(error, trx.AgentFailedError), repr(error)
+        assert error.failures[0].stage in NOTICED, repr(error)
     assert error.hostname == "localhost"
     assert time.monotonic() - start < SOON
 
@@ -733,7 +738,7 @@ def test_a_pipe_instead_of_a_file_does_not_stop_the_launcher(tmp_path: Path) -> 
     os.mkfifo(tmp_path / "pipe")
     with running_puppet() as (puppet, run):
         file_of(puppet, str(tmp_path / "pipe"), 10)
-        error = run.exception(20)
+        error = run.exception(SOON)
     assert isinstance(error, trx.AgentFailedError), repr(error)
 
 
@@ -746,6 +751,7 @@ def test_an_agent_on_another_machine_cannot_have_files_of_this_one_read(tmp_path
         error = run.exception(20)
     assert isinstance(error, trx.AgentFailedError), repr(error)
     assert error.hostname == "elsewhere.invalid"
+    assert "it names a file, but is on another machine" in str(error)
     assert not (tmp_path / "canary").exists()
 
 
@@ -756,6 +762,7 @@ def test_a_host_that_offers_other_workers_than_were_asked_for_is_an_error_that_n
         error = run.exception(20)
     assert isinstance(error, trx.AgentFailedError), repr(error)
     assert error.hostname == "localhost"
+    assert f"it is to have 1 workers, and offers {workers}" in str(error)
 
 
 @pytest.mark.parametrize("line", [b"", b"{}", b"not json", b'{"type": "Ready", ', b"\xff\xfe", b"[" * 5000])
