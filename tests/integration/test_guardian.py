@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 import trx
@@ -153,6 +154,11 @@ def kill_guardian_and_agent(told: Path) -> None:
     os.kill(agent, signal.SIGKILL)
 
 
+def zombies() -> list[psutil.Process]:
+    below = psutil.Process().children(recursive=True)
+    return [process for process in below if process.status() == psutil.STATUS_ZOMBIE]
+
+
 def test_what_guardian_and_agent_leave_when_both_are_killed_the_next_launch_clears_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +182,7 @@ def test_what_guardian_and_agent_leave_when_both_are_killed_the_next_launch_clea
         assert list(launcher.run(len, "four")) == [4]
         wait_until(lambda: not left.exists() and not is_alive(daemon), "the next agent has cleared up")
         assert len(list(temporary.glob("trx-*"))) == 1  # its own
+        wait_until(lambda: not zombies(), "who has cleared up is not left as a zombie", 1 + SLACK)
 
 
 def test_directories_that_somebody_minds_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
