@@ -452,6 +452,28 @@ with trx.Launcher(["localhost"], 1, backend=None, lease=3) as launcher:
     )
 
 
+def test_agents_wait_longer_than_a_lease_for_a_launcher_that_answers_late(tmp_path: Path) -> None:
+    """It may be greeting a thousand others."""
+    run_script(
+        tmp_path,
+        """
+import time
+import trx, trx.engine
+
+hear = trx.engine.Engine._hear
+
+def hear_late(self, *what):
+    trx.engine.Engine._hear = hear
+    time.sleep(6)
+    hear(self, *what)
+
+trx.engine.Engine._hear = hear_late
+settings = {"workers_per_host": 1, "backend": None, "lease": 3}
+assert trx.launch(len, ("four",), hostnames=["localhost"], **settings).rank(0) == 4
+""",
+    )
+
+
 @pytest.mark.parametrize("ending", ["sys.exit(3)", "os._exit(3)", "raise SystemExit(3)"])
 def test_nothing_is_left_of_a_script_that_never_closes_its_launcher(tmp_path: Path, ending: str) -> None:
     source = f"""{SLEEPS}
