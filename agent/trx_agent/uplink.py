@@ -61,7 +61,9 @@ class Uplink:
         while self._monitor.poll(0):
             description, _ = self._monitor.recv_multipart()
             if int.from_bytes(description[:2], sys.byteorder) == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
-                # What came had been changed on the way. ZeroMQ, which reconnects otherwise, leaves it at that.
+                # What came had been changed on the way. ZeroMQ makes no other connection then, or only seconds later.
+                with contextlib.suppress(zmq.ZMQError):  # it has forgotten that connection
+                    self._socket.disconnect(self._endpoint)
                 self._connect_at = time.monotonic() + _BETWEEN_CONNECTIONS
                 continue
             self._connections += 1
