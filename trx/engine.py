@@ -59,6 +59,9 @@ _logger = logging.getLogger("trx")
 
 _TICK = 0.25
 _FAREWELL = 1.0
+_MOST_WORKERS = 1 << 16
+"""Of one host: more than any has CPUs."""
+
 _MOMENTS = frozenset(moment.value for moment in Moment)
 
 T = TypeVar("T")
@@ -122,6 +125,7 @@ class Engine:
         self._runs = 0
         self._run: PresentRun | None = None
         self._granted: dict[tuple[int, Stream], int] = {}
+        self._heard: dict[tuple[int, Stream], int] = {}  # up to where streams have come
         self._recorder = Recorder(time.monotonic())
         self._closing = False
         self._next_tick = 0.0
@@ -228,16 +232,21 @@ class Engine:
 
     def _hear(self, agent: int, message: AnyMessage, body: memoryview) -> None:
         match message:
+            case Data(stream) | DataInFile(stream) if stream.run and not self._present(stream.run):
+                pass  # of a run that was interrupted twice, whose output nobody waits for
             case Data(stream, offset):
+                self._check_range(agent, stream, offset, len(body))
                 self._feed_job(Said(agent, message))
                 self._take(agent, stream, offset, Received(body))
-            case DataInFile():
+            case DataInFile(stream, offset, size):
+                self._check_range(agent, stream, offset, size)
                 self._feed_job(Said(agent, message))
                 self._take_from_file(agent, message)
             case Credit(stream, upto):
                 if (run := self._present(stream.run)) and agent in run.payloads:
                     run.payloads[agent].grant(upto)
             case Hello() as hello:
+                self._check_hello(agent, hello)
                 self._mark(agent, Moment.AGENT_UP)
                 self._hellos[agent] = hello
                 self._feed_job(Said(agent, hello))
@@ -252,6 +261,23 @@ class Engine:
                 self._feed_job(Said(agent, message))
             case _:
                 self._feed_job(Said(agent, message))
+
+    def _check_hello(self, agent: int, hello: Hello) -> None:
+        """Each worker costs the launcher memory, and the number of them stays what it is."""
+        wanted = self._hosts[agent].workers
+        if agent in self._hellos:
+            raise HubError(agent, "it said hello twice")
+        if hello.workers > _MOST_WORKERS or (isinstance(wanted, int) and hello.workers != wanted):
+            raise HubError(agent, f"it is to have {wanted} workers, and offers {hello.workers}")
+
+    def _check_range(self, agent: int, stream: Stream, offset: int, size: int) -> None:
+        """What is sent without credit would be kept in memory, as much of it as there is."""
+        key = agent, stream
+        expected = self._heard.get(key, 0)
+        if offset != expected or offset + size > self._granted.get(key, messages.WINDOWS[stream.kind]):
+            what = f"{size} bytes of {stream.kind.value} at {offset}, after {expected}"
+            raise HubError(agent, f"it sent what it has no credit for: {what}")
+        self._heard[key] = offset + size
 
     def _worker_ended(self, run: PresentRun, agent: int, ended: Ended) -> None:
         try:
@@ -395,7 +421,9 @@ class Engine:
             return  # an interrupt was faster than the output
         self._run = None
         self._outputs.say_losses()
-        self._granted = {key: upto for key, upto in self._granted.items() if key[1].run == 0}
+        self._granted, self._heard = (
+            {key: upto for key, upto in each.items() if key[1].run == 0} for each in (self._granted, self._heard)
+        )
         run.future.set_result(RunReport(run.job, run.intake.outcomes(), self._recorder.timeline()))
 
     def _present(self, number: int) -> PresentRun | None:

@@ -133,8 +133,9 @@ def _watch(stdin: FileIO, agent: int, pulse: int, bootstrap: Bootstrap) -> int:
     while True:
         patience = min(leaving, alive_until) - time.monotonic()
         ready, _, _ = select.select(watched, [], [], max(0.0, patience) if patience < float("inf") else None)
-        if pidfd in ready:
-            return reap().get(agent, 1)
+        ended = reap()  # whoever has cleared up after others, too
+        if agent in ended:
+            return ended[agent]
         if pulse in ready:
             os.read(pulse, 4096)
             alive_until = time.monotonic() + bootstrap.lease

@@ -43,7 +43,7 @@ PART, RETURNED, RAISED = "part", "returned", "raised"
 
 WORDS = "words"
 """A worker's file: the exception that it raises in words alone. It is the outcome where the object's own methods, which
-pickling runs, end the process."""
+pickling runs, end the process, or do not return."""
 
 
 def private_file(path: Path, mode: Literal["wb", "ab"] = "wb") -> BinaryIO:

@@ -50,7 +50,8 @@ _LOGS = (Kind.STDOUT, Kind.STDERR, Kind.RECORDS)
 _STEP = 0.02
 _LOOKING = 0.5
 _LOOKS = 10
-"""Times that a worker may be found ended before its runner has told of it. A host that slept has looked only once."""
+"""Times that a worker may be found ended before its runner has told of it, or pickling what it raises, of which there
+are words already. A host that slept has looked only once."""
 
 Send = Callable[[AnyMessage, Body], None]
 
@@ -97,6 +98,7 @@ class Run:
         self._runner_pid = 0
         self._headless: set[int] = set()
         self._untold: Counter[int] = Counter()  # how often a worker was found ended, by pid
+        self._worded: Counter[int] = Counter()  # how often one was found pickling what it raises, by local rank
         self._next_look = 0.0
         self._held: set[int] = set()  # raised, but only after another worker had died
         self._received = 0
@@ -134,6 +136,9 @@ class Run:
 
     def remove_files(self) -> None:
         self._watch.forget(self._directory)
+        if not self.finished:  # it was interrupted twice: nobody waits for the rest of its output
+            self._close_runner()
+            self._close_files()
         shutil.rmtree(self._directory, ignore_errors=True)
 
     # ---- what arrives from the launcher -----------------------------------------------------------------------------
@@ -246,7 +251,8 @@ class Run:
                 self._has_gone(tuple(tree.describe(process) for process in left))
 
     def look_after_workers(self, now: float) -> None:
-        """Deals with ends that nobody will tell of: of a worker's first thread alone, or while the runner is stuck."""
+        """Deals with what nobody will tell of: the end of a worker's first thread alone, or of a worker whose runner is
+        stuck; and an exception that cannot be pickled, since a method of its own, or a device, does not answer."""
         if now < self._next_look:
             return
         self._next_look = now + _LOOKING
@@ -260,6 +266,10 @@ class Run:
                 self._untold[pid] += 1
                 if self._untold[pid] == _LOOKS:
                     _kill(self._runner_pid)
+            elif local_rank not in self._reported and (self.folder(local_rank) / WORDS).exists():
+                self._worded[local_rank] += 1
+                if self._worded[local_rank] == _LOOKS:
+                    self._take_words(local_rank)
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
@@ -269,9 +279,7 @@ class Run:
 
     def _worker_gone(self, report: orders.WorkerGone, now: float) -> None:
         self._codes[report.local_rank] = report.code
-        words = self.folder(report.local_rank) / WORDS
-        if self._outcome(report.local_rank) is None and words.exists():
-            words.rename(self.folder(report.local_rank) / RAISED)
+        self._take_words(report.local_rank)
         self._look_for_outcome(report.local_rank)
         if report.local_rank not in self._reported:
             code = report.code
@@ -316,6 +324,12 @@ class Run:
     def _outcome(self, local_rank: int) -> Path | None:
         paths = [self.folder(local_rank) / name for name in (RETURNED, RAISED)]
         return next((path for path in paths if path.exists()), None)
+
+    def _take_words(self, local_rank: int) -> None:
+        """The words alone are the outcome where there is no other."""
+        words = self.folder(local_rank) / WORDS
+        if self._outcome(local_rank) is None and words.exists():
+            words.rename(words.with_name(RAISED))
 
     def _is_preceded_by_a_death(self) -> bool:
         """Whether a worker died without a word, of which the runner will tell in a moment.
@@ -367,11 +381,14 @@ class Run:
             return
         if not all(outflow.drained for outflow in self._outflows.values()):
             return
+        self._close_files()
+        self._send(Drained(self.number), b"")
+
+    def _close_files(self) -> None:
         self.finished = True
         for outflow in self._outflows.values():
             outflow.close()
         self._payload.close()
-        self._send(Drained(self.number), b"")
 
 
 def _kill(pid: int) -> None:

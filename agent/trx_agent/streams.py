@@ -61,12 +61,16 @@ class Outflow:
         longest = CHUNK_IN_FILE if self._local else CHUNK
         while self.offset < end:
             start = self.offset
-            self.offset = min(end, start + longest)
-            size = self.offset - start
+            size = min(longest, end - start)
             if self._local:
+                self.offset += size
                 yield DataInFile(self.stream, start, size, str(self._path)), b""
-            else:
-                yield Data(self.stream, start), self._read(start, size)
+                continue
+            body = self._read(start, size)
+            if not body:
+                return  # whoever writes has just cut the file off
+            self.offset += len(body)
+            yield Data(self.stream, start), body
 
     def _read(self, start: int, size: int) -> Body:
         if self.stream.kind is not Kind.OUTCOME:

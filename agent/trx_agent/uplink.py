@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator
 
@@ -13,6 +14,7 @@ from trx_agent.protocol.link import Body, Link, Packet
 from trx_agent.protocol.messages import AnyMessage
 
 _BIGGEST = 16 << 20  # of one frame; somebody else may answer in the launcher's place
+_BETWEEN_CONNECTIONS = 0.1  # seconds
 
 
 class Uplink:
@@ -34,8 +36,12 @@ class Uplink:
         self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 5000)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 100)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        self._monitor = self._socket.get_monitor_socket(
+            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+        )
         self._connections = 0
+        self._connect_at = float("inf")
+        self._endpoint = endpoint
         self._socket.connect(endpoint)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
@@ -53,7 +59,13 @@ class Uplink:
         """Waits until there is something to do, for `patience` seconds at the most; returns watched descriptors."""
         events = self._poller.poll(max(0, round(patience * 1000)))
         while self._monitor.poll(0):
-            self._monitor.recv_multipart()
+            description, _ = self._monitor.recv_multipart()
+            if int.from_bytes(description[:2], sys.byteorder) == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+                # What came had been changed on the way. ZeroMQ makes no other connection then, or only seconds later.
+                with contextlib.suppress(zmq.ZMQError):  # it has forgotten that connection
+                    self._socket.disconnect(self._endpoint)
+                self._connect_at = time.monotonic() + _BETWEEN_CONNECTIONS
+                continue
             self._connections += 1
             if self._connections > 1:
                 self._link.repeat(time.monotonic())
@@ -74,7 +86,11 @@ class Uplink:
         self._link.send(message, time.monotonic(), body)
 
     def tick(self) -> None:
-        self._link.tick(time.monotonic(), self._beat)
+        now = time.monotonic()
+        if now >= self._connect_at:
+            self._connect_at = float("inf")
+            self._socket.connect(self._endpoint)
+        self._link.tick(now, self._beat)
 
     @property
     def silence(self) -> float:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+from pathlib import Path
+
 import pytest
 
 import trx
 
-from .helpers import travels_by_value
+from .helpers import is_alive, rank, travels_by_value, wait_until
 
 travels_by_value(__name__)
 
@@ -31,3 +36,32 @@ def test_the_rank_that_raised_is_blamed_and_not_its_peers(monkeypatch: pytest.Mo
                 launcher.run(fail_amid_collectives, culprit)
             assert isinstance(caught.value, trx.WorkerFailedError)
             assert caught.value.rank == culprit
+
+
+def lose_a_peer(told: Path) -> None:
+    """Rank 1 raises because rank 0 has died, of which the runner, which is stopped, tells only a while later."""
+    victim = told / "victim"
+    if rank() == 0:
+        (told / "part").write_text(str(os.getpid()))
+        (told / "part").rename(victim)
+        time.sleep(60)
+    wait_until(victim.exists, "rank 0 is there")
+    runner, pid = os.getppid(), int(victim.read_text())
+    os.kill(runner, signal.SIGSTOP)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(pid), "rank 0 is dead")
+    if os.fork() == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(0.75)  # the agent knows what was raised; what is heard so much later is no news that was overtaken
+        os.kill(runner, signal.SIGCONT)
+        os._exit(0)
+    raise ConnectionError("lost")
+
+
+def test_a_death_that_is_still_to_be_told_is_blamed_before_what_was_raised_because_of_it(tmp_path: Path) -> None:
+    with pytest.raises(trx.WorkerFailedError) as caught:
+        trx.launch(lose_a_peer, (tmp_path,), hostnames=["localhost"], workers_per_host=2, backend=None, grace_period=2)
+
+    assert (caught.value.rank, caught.value.signal) == (0, signal.SIGKILL)
+    assert [failure.rank for failure in caught.value.failures] == [0, 1]
+    assert "ConnectionError: lost" in caught.value.failures[1].summary

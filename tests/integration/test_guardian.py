@@ -10,13 +10,20 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 import trx
+import trx.hosts.local
+from trx.hosts.local import INTERPRETER_ARGUMENTS
+from trx.hosts.shell import prelude, words
 
 from .helpers import is_alive, lineage, travels_by_value, wait_until
 
 travels_by_value(__name__)
+
+SLACK = 5.0
+"""Seconds that anything may take longer than promised, on a machine that does other things as well."""
 
 DIES_EARLY = """
 import os, signal, sys, time
@@ -126,6 +133,7 @@ def test_signals_that_the_launchers_thread_has_blocked_are_not_blocked_on_hosts(
 
 
 def leave_a_daemon(told: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # by which torch has its workers end with their parent
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
@@ -139,10 +147,16 @@ def leave_a_daemon(told: Path) -> None:
 
 def kill_guardian_and_agent(told: Path) -> None:
     wait_until(lambda: (told / "line").exists() and (told / "daemon").exists(), "the worker and its daemon", 40)
-    _, _, _, agent, guardian = [int(pid) for pid in (told / "line").read_text().split()][:5]
-    os.kill(agent, signal.SIGSTOP)  # so that it cannot hear of the guardian's end
+    _, runner, forkserver, agent, guardian = [int(pid) for pid in (told / "line").read_text().split()][:5]
+    for each in (agent, forkserver, runner):  # so that none of them can hear of the others' end
+        os.kill(each, signal.SIGSTOP)
     os.kill(guardian, signal.SIGKILL)
     os.kill(agent, signal.SIGKILL)
+
+
+def zombies() -> list[psutil.Process]:
+    below = psutil.Process().children(recursive=True)
+    return [process for process in below if process.status() == psutil.STATUS_ZOMBIE]
 
 
 def test_what_guardian_and_agent_leave_when_both_are_killed_the_next_launch_clears_up(
@@ -157,6 +171,10 @@ def test_what_guardian_and_agent_leave_when_both_are_killed_the_next_launch_clea
         with pytest.raises(trx.AgentFailedError):
             launcher.run(leave_a_daemon, tmp_path)
         killer.join()
+        below = [int(pid) for pid in (tmp_path / "line").read_text().split()][:3]
+        wait_until(
+            lambda: not any(map(is_alive, below)), "the kernel has ended worker, runner and forkserver", 1 + SLACK
+        )
         (left,) = temporary.glob("trx-*")
         daemon = int((tmp_path / "daemon").read_text())
         assert is_alive(daemon)
@@ -164,6 +182,7 @@ def test_what_guardian_and_agent_leave_when_both_are_killed_the_next_launch_clea
         assert list(launcher.run(len, "four")) == [4]
         wait_until(lambda: not left.exists() and not is_alive(daemon), "the next agent has cleared up")
         assert len(list(temporary.glob("trx-*"))) == 1  # its own
+        wait_until(lambda: not zombies(), "who has cleared up is not left as a zombie", 1 + SLACK)
 
 
 def test_directories_that_somebody_minds_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,3 +195,52 @@ def test_directories_that_somebody_minds_are_left_alone(tmp_path: Path, monkeypa
         trx.launch(len, ("four",), hostnames=["localhost"] * 2, workers_per_host=1, backend=None)
         assert set(tmp_path.glob("trx-*")) == {minded, the_users_own}
         assert list(first.run(len, "four")) == [4]
+
+
+# ---- a host that is cut off in the middle of its beginning ----------------------------------------------------------
+
+SHORT = 4
+"""Seconds, instead of a minute, that a launcher has for its first word."""
+
+
+def impatient(text: str) -> str:
+    assert "alarm(60)" in text
+    return text.replace("alarm(60)", f"alarm({SHORT})")
+
+
+def test_an_interpreter_whose_launcher_says_nothing_ends() -> None:
+    for command in (
+        [sys.executable, *map(impatient_option, INTERPRETER_ARGUMENTS)],
+        ["sh", "-c", impatient(words()[-1]), "sh", ""],
+    ):
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+            assert process.stdin
+            process.stdin.write(prelude(sys.executable, {}) if command[0] == "sh" else b"import")
+            process.stdin.flush()
+            assert process.wait(SHORT + SLACK) == -signal.SIGALRM
+
+
+def impatient_option(word: str) -> str:
+    return word if word == "-c" else impatient(word)
+
+
+WAITS_FOR_A_DETOUR = f"""
+import types
+import trx_agent.__main__ as beginning
+beginning.FIRST_WORD = {SHORT}
+beginning._find_launcher(types.SimpleNamespace(endpoints=("tcp://127.0.0.1:1",)), open(0, "rb", buffering=0))
+"""
+
+
+def test_an_agent_that_is_told_of_no_detour_ends() -> None:
+    command = [sys.executable, "-c", WAITS_FOR_A_DETOUR]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.wait(SHORT + SLACK) == -signal.SIGALRM
+        assert process.stdout
+        assert b"Unreachable" in process.stdout.read()
+
+
+def test_a_launch_may_take_longer_than_its_launchers_first_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trx.hosts.local, "INTERPRETER_ARGUMENTS", tuple(map(impatient_option, INTERPRETER_ARGUMENTS)))
+    (slept,) = trx.launch(time.sleep, (SHORT + 1,), hostnames=["localhost"], workers_per_host=1, backend=None)
+    assert slept is None

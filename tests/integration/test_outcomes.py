@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from torch import nn
 
 import trx
 
-from .helpers import Script, on_rank, rank, run_script, travels_by_value
+from .helpers import Script, is_alive, on_rank, rank, run_script, travels_by_value, wait_until
 
 travels_by_value(__name__)
 
@@ -238,6 +239,33 @@ def _only_in_a_worker() -> object:
     if "TRX_LAUNCH" not in os.environ:
         raise RuntimeError("not in a worker")
     return None
+
+
+def test_worker_that_is_killed_while_it_writes_its_value_fails_its_rank_and_others_values_are_kept(
+    workers: trx.Launcher, tmp_path: Path
+) -> None:
+    def kill_half_way(worker: int, folder: Path) -> None:
+        while not any(path.stat().st_size > 1 << 20 for path in folder.iterdir()):
+            pass
+        os.kill(worker, signal.SIGKILL)
+        os._exit(0)
+
+    def work() -> object:
+        other = tmp_path / "pid"
+        if rank() == 0:
+            other.write_text(str(os.getpid()))
+            return "good"
+        wait_until(lambda: other.exists() and not is_alive(int(other.read_text() or 1)), "rank 0 has returned")
+        worker = os.getpid()
+        if os.fork() == 0:
+            kill_half_way(worker, Path(os.environ["TORCHELASTIC_ERROR_FILE"]).parent)
+        return torch.ones(256 << 20, dtype=torch.uint8)
+
+    with pytest.raises(trx.WorkerFailedError, match=r"rank 1 .* was killed by SIGKILL") as caught:
+        workers.run(work)
+
+    assert (caught.value.rank, caught.value.signal) == (1, signal.SIGKILL)
+    assert dict(caught.value.values) == {0: "good"}
 
 
 def test_class_of_the_script_itself_comes_back_as_that_class(tmp_path: Path) -> None:

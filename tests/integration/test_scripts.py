@@ -197,7 +197,7 @@ def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_of_a_terminal_reaches_the_workers_through_the_launcher_only(tmp_path: Path) -> None:
-    """It goes to all processes of the terminal's foreground group, in which no worker may be."""
+    """It goes to all processes of the terminal's foreground group, in which neither workers nor agents may be."""
     source = f"""{SLEEPS}
 def save():
     def on_sigterm(*_):
@@ -206,17 +206,23 @@ def save():
     signal.signal(signal.SIGTERM, on_sigterm)
     sleep()
 
-try:
-    {LAUNCH.format("save", 20).strip()}
-except KeyboardInterrupt:
-    print("interrupted, nothing left:", not psutil.Process().children(recursive=True))
+def agent():
+    return psutil.Process().parents()[2].pid
+
+with trx.Launcher(["localhost"], 2, backend=None, grace_period=20) as launcher:
+    before = launcher.run(agent).rank(0)
+    try:
+        launcher.run(save)
+    except KeyboardInterrupt:
+        print("interrupted, its agent has not heard of it:", launcher.run(agent).rank(0) == before)
+print("nothing left:", not psutil.Process().children(recursive=True))
 """
     with Script(tmp_path, source, start_new_session=True) as script:
         running = Running(script, tmp_path)
         os.killpg(script.process.pid, signal.SIGINT)
         status, out, _ = script.ends(GONE)
 
-    assert (status, out) == (0, "interrupted, nothing left: True\n")
+    assert (status, out) == (0, "interrupted, its agent has not heard of it: True\nnothing left: True\n")
     assert (tmp_path / "saved-0").exists()
     assert (tmp_path / "saved-1").exists()
     running.assert_gone()
@@ -264,6 +270,58 @@ with trx.Launcher(["localhost"], 2, backend=None) as launcher:
         status, out, err = script.ends(GONE)
 
     assert (status, out) == (0, "[0, 1]\n"), err
+
+
+def test_launcher_can_be_used_again_after_two_ctrl_c_while_output_was_still_under_way(tmp_path: Path) -> None:
+    """Nobody waits for that output any more; and it neither fails the next run, nor does its host keep it open."""
+    source = f"""{SLEEPS}
+import logging
+
+may_go_on = threading.Event()
+
+class Stuck(logging.Handler):
+    def emit(self, record):
+        may_go_on.wait()
+
+def flood():
+    for _ in range(300):
+        os.write(1, b"x" * 99_999 + b"\\n")
+    sleep()
+
+def left_open():
+    descriptors = Path(f"/proc/{{psutil.Process().parents()[2].pid}}/fd").iterdir()
+    return [name for name in map(os.readlink, descriptors) if name.endswith(" (deleted)")]
+
+def wait_until(condition):
+    while not condition():
+        time.sleep(0.01)
+
+def interrupt_twice():
+    paths = [Path("worker-0"), Path("worker-1")]
+    wait_until(lambda: all(path.exists() for path in paths))
+    workers = [json.loads(path.read_text())["line"][0] for path in paths]
+    os.kill(os.getpid(), signal.SIGINT)
+    wait_until(lambda: not any(map(psutil.pid_exists, workers)))
+    for path in paths:
+        path.unlink()
+    os.kill(os.getpid(), signal.SIGINT)
+    job = launcher._session._engine._run.job
+    wait_until(lambda: job.over)
+    may_go_on.set()
+
+with trx.Launcher(["localhost"], 2, backend=None, grace_period=1, log_handlers=[Stuck()]) as launcher:
+    for attempt in range(4):
+        may_go_on.clear()
+        threading.Thread(target=interrupt_twice).start()
+        try:
+            launcher.run(flood)
+        except KeyboardInterrupt:
+            print("interrupted", launcher.run(left_open).rank(0))
+"""
+    with Script(tmp_path, source) as script:
+        status, out, err = script.ends()
+
+    assert (status, out) == (0, "interrupted []\n" * 4), err
 
 
 # ---- how they end when they launch in another thread ----------------------------------------------------------------
@@ -390,6 +448,28 @@ with trx.Launcher(["localhost"], 1, backend=None, lease=3) as launcher:
         pass
     os.wait()
     assert launcher.run(lambda: 7).rank(0) == 7
+""",
+    )
+
+
+def test_agents_wait_longer_than_a_lease_for_a_launcher_that_answers_late(tmp_path: Path) -> None:
+    """It may be greeting a thousand others."""
+    run_script(
+        tmp_path,
+        """
+import time
+import trx, trx.engine
+
+hear = trx.engine.Engine._hear
+
+def hear_late(self, *what):
+    trx.engine.Engine._hear = hear
+    time.sleep(6)
+    hear(self, *what)
+
+trx.engine.Engine._hear = hear_late
+settings = {"workers_per_host": 1, "backend": None, "lease": 3}
+assert trx.launch(len, ("four",), hostnames=["localhost"], **settings).rank(0) == 4
 """,
     )
 

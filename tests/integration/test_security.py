@@ -28,7 +28,7 @@ import trx.hosts
 from trx.hub import Hub, HubError
 from trx_agent.doors import Doors, Knocking
 from trx_agent.protocol import payload
-from trx_agent.protocol.bootstrap import HEAD, MARKER, Bootstrap, Keys, Ready, Status, status_line, unframe
+from trx_agent.protocol.bootstrap import HEAD, MARKER, NOISE, Bootstrap, Keys, Ready, Status, status_line, unframe
 from trx_agent.protocol.messages import (
     AnyMessage,
     Beat,
@@ -506,6 +506,7 @@ def launched(puppet: Puppet, hostname: str = "localhost") -> Iterator[Future[Any
     with pytest.MonkeyPatch.context() as monkeypatch, ThreadPoolExecutor(1) as pool:
         monkeypatch.setattr(trx.hosts, "make_channel", lambda *_, **__: puppet)
         settings: Any = {"workers_per_host": 1, "backend": None, "grace_period": 0.5, "start_timeout": 20}
+        settings |= {"lease": 100}  # so that no puppet is given up for its silence, whatever else it has done
         try:
             yield pool.submit(trx.Launcher([hostname], **settings).run, os.getpid)
         finally:
@@ -666,12 +667,30 @@ def end_that_is_told_twice(puppet: Puppet) -> None:
     puppet.say(Ended(1, 0, 4244, Returned(), 100, ""))
 
 
+def second_hello(puppet: Puppet) -> None:
+    puppet.say(Hello(1, 0, 1, (), 4242))
+
+
+def more_output_than_there_is_credit_for(puppet: Puppet) -> None:
+    for number in range(100):  # much faster than credit comes
+        puppet.say(Data(Stream(0, -1, Kind.AGENT), number * MEGABYTE), bytes(MEGABYTE))
+
+
+def output_that_does_not_go_on_where_it_was(puppet: Puppet) -> None:
+    puppet.say(Data(Stream(1, 0, Kind.STDERR), 0), b"12345")
+    puppet.say(Data(Stream(1, 0, Kind.STDERR), 0), b"12345")
+
+
 MADE_BY_A_WORKER = (
     outcome_of_more_bytes_than_were_announced,
     description_of_an_exception_that_is_cut_off,
     description_of_an_exception_that_is_none,
 )
 """The agent passes on what is in files that the worker's process can write to."""
+
+
+NOTICED = ("talking to the launcher", "handing over outcomes", "handing over the outcomes")
+"""Stages of failures for what an agent says, and not for how long it takes."""
 
 
 @pytest.mark.parametrize(
@@ -690,6 +709,9 @@ MADE_BY_A_WORKER = (
         description_of_an_exception_that_is_cut_off,
         description_of_an_exception_that_is_none,
         end_that_is_told_twice,
+        second_hello,
+        more_output_than_there_is_credit_for,
+        output_that_does_not_go_on_where_it_was,
         file_that_is_not_there,
         file_that_is_a_directory,
         file_of_no_name,
@@ -707,6 +729,7 @@ def test_malformed_messages_of_an_agent_are_errors_that_name_it(misbehave: Calla
         assert isinstance(error, trx.WorkerFailedError), repr(error)
     else:
         assert isinstance(error, trx.AgentFailedError), repr(error)
+        assert error.failures[0].stage in NOTICED, repr(error)
     assert error.hostname == "localhost"
     assert time.monotonic() - start < SOON
 
@@ -715,7 +738,7 @@ def test_a_pipe_instead_of_a_file_does_not_stop_the_launcher(tmp_path: Path) -> 
     os.mkfifo(tmp_path / "pipe")
     with running_puppet() as (puppet, run):
         file_of(puppet, str(tmp_path / "pipe"), 10)
-        error = run.exception(20)
+        error = run.exception(SOON)
     assert isinstance(error, trx.AgentFailedError), repr(error)
 
 
@@ -728,17 +751,18 @@ def test_an_agent_on_another_machine_cannot_have_files_of_this_one_read(tmp_path
         error = run.exception(20)
     assert isinstance(error, trx.AgentFailedError), repr(error)
     assert error.hostname == "elsewhere.invalid"
+    assert "it names a file, but is on another machine" in str(error)
     assert not (tmp_path / "canary").exists()
 
 
-@pytest.mark.parametrize("workers", [0, -1, -(1 << 40)])
-def test_a_host_that_offers_no_workers_is_an_error_that_names_it(workers: int) -> None:
+@pytest.mark.parametrize("workers", [0, -1, -(1 << 40), 2, 1 << 40])
+def test_a_host_that_offers_other_workers_than_were_asked_for_is_an_error_that_names_it(workers: int) -> None:
     with greeting_puppet() as (puppet, run):
         puppet.say(Hello(workers, 0, 1, (Door("127.0.0.1", 1),), 4242))
-        puppet.end()
         error = run.exception(20)
     assert isinstance(error, trx.AgentFailedError), repr(error)
     assert error.hostname == "localhost"
+    assert f"it is to have 1 workers, and offers {workers}" in str(error)
 
 
 @pytest.mark.parametrize("line", [b"", b"{}", b"not json", b'{"type": "Ready", ', b"\xff\xfe", b"[" * 5000])
@@ -751,6 +775,19 @@ def test_a_status_that_is_none_is_an_error_that_names_its_host(line: bytes) -> N
         error = run.exception(20)
     assert isinstance(error, trx.AgentFailedError), repr(error)
     assert error.hostname == "localhost"
+    assert time.monotonic() - start < SOON
+
+
+def test_a_login_shell_that_prints_without_end_is_an_error_that_names_its_host() -> None:
+    puppet = Puppet()
+    start = time.monotonic()
+    with launched(puppet) as run:
+        puppet.bootstrap()
+        for _ in range(NOISE // 1000 + 1):
+            puppet.print(b"welcome " * 125)
+        error = run.exception(SOON)
+    assert isinstance(error, trx.AgentFailedError), repr(error)
+    assert "its login shell printed more than" in error.failures[0].reason
     assert time.monotonic() - start < SOON
 
 
@@ -773,10 +810,10 @@ class Tap:
 
     Args:
         endpoint: Where it leads.
-        change: Is given each piece that goes up, and returns what goes on instead.
+        change: Is given each piece, and whether it goes "up" or "down"; returns what goes on instead.
     """
 
-    def __init__(self, endpoint: str, change: Callable[[bytes], bytes] = bytes) -> None:
+    def __init__(self, endpoint: str, change: Callable[[bytes, str], bytes] = lambda data, _: data) -> None:
         host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
         self._target = host, int(port)
         self._change = change
@@ -821,13 +858,13 @@ class Tap:
     def _upwards(self, data: bytes) -> bytes:
         self.up += data
         self.conversation.append((data, 0))
-        return self._change(data)
+        return self._change(data, "up")
 
     def _downwards(self, data: bytes) -> bytes:
         self.down += data
         said, answered = self.conversation.pop() if self.conversation else (b"", 0)
         self.conversation.append((said, answered + len(data)))
-        return data
+        return self._change(data, "down")
 
 
 def replayed(conversation: list[tuple[bytes, int]], port: int) -> bytes:
@@ -879,39 +916,49 @@ def test_a_recorded_session_is_refused_when_it_is_replayed(tmp_path: Path) -> No
     assert not canary.exists()
 
 
-def test_bytes_that_are_changed_on_the_way_change_no_message(hub: Hub) -> None:
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_bytes_that_are_changed_on_the_way_change_no_message(hub: Hub, way: str) -> None:
     """Whoever sits on the way can cut a connection; the next one makes up for it."""
 
-    to_flip: list[bool] = []
+    to_flip: list[str] = []
 
-    def flip(data: bytes) -> bytes:
-        return data[:-1] + bytes([data[-1] ^ to_flip.pop()]) if to_flip else data
+    def flip(data: bytes, passes: str) -> bytes:
+        if passes not in to_flip:
+            return data
+        to_flip.remove(passes)
+        return data[:-1] + bytes([data[-1] ^ 1])
 
-    sent = [(0, Up(1, number, (number,)), b"body") for number in range(30)]
-    heard: list[Any] = []
+    up = [(0, Up(1, number, (number,)), b"body") for number in range(30)]
+    down = [(Stop(number, 0.5), b"body") for number in range(30)]
+    heard_above: list[Any] = []
+    heard_below: list[Any] = []
     with closing(Tap(hub.listen("127.0.0.1"), flip)) as tap:
         uplink = Uplink(cast(Bootstrap, SimpleNamespace(keys=hub.keys(0), beat=0.5)), tap.endpoint)
 
-        def until_heard(count: int) -> None:
-            deadline = time.monotonic() + 20
-            while len(heard) < count:
-                assert time.monotonic() < deadline, f"{len(heard)} of {count} arrived"
+        def go_on_until(over: Callable[[], bool]) -> None:
+            deadline = time.monotonic() + 5  # sooner than ZeroMQ misses a sign of life
+            while not over():
+                assert time.monotonic() < deadline, f"{len(heard_above)} and {len(heard_below)} arrived"
                 uplink.poll(0.02)
                 hub.poll(0.02)
                 uplink.tick()
                 hub.tick()
-                list(uplink.receive())
-                heard.extend(hub.receive())
+                heard_below.extend(uplink.receive())
+                heard_above.extend(hub.receive())
 
-        uplink.send(*sent[0][1:])
-        until_heard(1)
-        to_flip.append(True)
-        for _, message, body in sent[1:]:
+        uplink.send(*up[0][1:])
+        go_on_until(lambda: heard_above == up[:1])
+        hub.send(0, *down[0])
+        go_on_until(lambda: heard_below == down[:1])
+        to_flip.append(way)
+        for (_, message, body), answer in zip(up[1:], down[1:], strict=True):
             uplink.send(message, body)
-        until_heard(len(sent))
+            hub.send(0, *answer)
+        go_on_until(lambda: len(heard_above) >= 30 and len(heard_below) >= 30)
         uplink.close()
     assert len(tap.connections) == 2
-    assert heard == sent
+    assert heard_above == up
+    assert heard_below == down
 
 
 # ---- 3. listening sockets -------------------------------------------------------------------------------------------

@@ -42,6 +42,16 @@ WAITING = """
 def wait():
     time.sleep(600)
 
+def wait_with_a_daemon():
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            note("haunts")
+            time.sleep(600)
+        os._exit(0)
+    os.wait()
+    time.sleep(600)
+
 def ignore_sigterm():
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     note("ignores")
@@ -67,8 +77,9 @@ def test_process_above_the_workers_that_is_killed_loses_the_host_at_once(
     two: Lab, who: str, measured: Measured
 ) -> None:
     host = two["node2"]
-    with Launch(two, WAITING, ["wait", "fine@more"], lease=NO_LEASE) as launch:
+    with Launch(two, WAITING, ["wait_with_a_daemon", "fine@more"], lease=NO_LEASE) as launch:
         line = tree(host, worker_on(launch, "node2"))
+        launch.wait("haunts", 2)
         killed = time.monotonic()
         os.kill(getattr(line, who), signal.SIGKILL)
         wait_until(lambda: not alive([line.worker, line.runner]), 2.0 + SLACK, "its workers are dead")
@@ -169,9 +180,9 @@ fi
 """
 
 
-@pytest.mark.parametrize("way", ["ProxyJump node1", "ProxyCommand ssh -F {config} -W %h:%p node1"])
-def test_host_behind_another_that_is_lost_before_its_agent_says_a_word(two: Lab, way: str, measured: Measured) -> None:
-    """No lease runs yet, and the connection that the launcher's kernel watches leads to the other host."""
+@pytest.mark.parametrize("way", ["ProxyJump none", "ProxyJump node1", "ProxyCommand ssh -F {config} -W %h:%p node1"])
+def test_host_that_is_lost_before_its_agent_says_a_word(two: Lab, way: str, measured: Measured) -> None:
+    """No lease runs yet, and the connection that the launcher's kernel watches may lead to another host."""
     begun = two.directory / "begun"
     begun.unlink(missing_ok=True)
     env_file = two.directory / "slow.sh"

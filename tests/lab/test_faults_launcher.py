@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from .faults import GRACE, LEAVING, NO_LEASE, SHORT_LEASE, SLACK, Launch, Measured, are_gone, assert_clean
+from .faults import GRACE, LEAVING, NO_LEASE, SHORT_LEASE, SLACK, Launch, Measured, are_gone, assert_clean, tree
 from .harness import Lab
 
 pytestmark = pytest.mark.timeout(120)
@@ -78,6 +78,18 @@ def test_hosts_clean_up_when_the_launcher_is_killed(two: Lab, number: signal.Sig
         launch.process.send_signal(number)
         measured("launcher-killed", AFTER_THE_GRACE, assert_hosts_clean_up(launch, GRACE + LEAVING))
         assert launch.ends() == -number
+        assert two.leftovers() == []
+
+
+def test_hosts_clean_up_when_the_launcher_is_killed_though_an_agent_is_stuck(two: Lab) -> None:
+    """Of which no lease tells so soon."""
+    with Launch(two, WORKING, ["ignore_sigterm"], lease=NO_LEASE) as launch:
+        launch.wait("ignores", 4)
+        os.kill(tree(two["node2"], launch.first("works", host="node2")).agent, signal.SIGSTOP)
+        launch.process.send_signal(signal.SIGKILL)
+        for host in two:
+            are_gone(host, GRACE + LEAVING + SLACK)
+        assert launch.ends() == -signal.SIGKILL
         assert two.leftovers() == []
 
 

@@ -18,6 +18,9 @@ MOST_OF_THE_LAUNCHER = 250
 MOST_OF_AN_AGENT = 150
 """MiB of memory."""
 
+MOST_THAT_IS_KEPT = 32 << 20
+"""Bytes on a host of what it has handed over."""
+
 FLOODING = """
 RATE = 80 << 20
 
@@ -148,12 +151,14 @@ def test_line_of_100_megabytes_and_bytes_that_are_no_text_arrive_as_they_are(two
         assert_clean(launch)
 
 
-def test_line_of_a_gigabyte_arrives_whole_and_needs_no_memory(make_lab: Callable[..., Lab]) -> None:
+def test_line_of_a_gigabyte_arrives_whole_and_needs_neither_memory_nor_room(make_lab: Callable[..., Lab]) -> None:
     lab = make_lab(2, tmp_size="1200m")
     with Launch(lab, FLOODING, ["print_one_line"], lease=60) as launch:
         agent = agent_of(launch, lab["node2"])
         wait_until(lambda: size(launch.log("node2")) > 1 << 30, 90, "all of it has arrived")
         assert peak(agent) < MOST_OF_AN_AGENT
+        (printed,) = Path(f"/proc/{lab['node2'].pid}/root/tmp").glob("trx-*/run-1/0/stdout")
+        wait_until(lambda: printed.stat().st_blocks * 512 < MOST_THAT_IS_KEPT, 10, "the host has its room back")
         launch.go()
         launch.first("returned")
         with launch.log("node2").open("rb") as file:

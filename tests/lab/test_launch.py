@@ -13,13 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from .faults import Measured
+from .faults import SLACK, Measured
 from .harness import HostOptions, Lab
 from .harness.shell import find_tool
 
 MakeLab = Callable[..., Lab]
 
 pytestmark = pytest.mark.timeout(120)
+
+PROMISED = 15.0
+"""Seconds within which hosts that cannot be used are told."""
 
 ALL_REDUCE = """
 import json, os, socket, sys
@@ -187,6 +190,16 @@ def test_login_shell_that_prints(make_lab: MakeLab) -> None:
     assert_complete(values, ["node1"], 1)
 
 
+def test_login_shell_that_prints_without_end(make_lab: MakeLab) -> None:
+    lab = make_lab(2, options={"node2": HostOptions(bashrc="yes welcome")})
+    begun = time.monotonic()
+    found = failures(run(lab, FAILING, hostnames=["node1", "node2"], workers_per_host=1))
+    assert time.monotonic() - begun < PROMISED + SLACK
+    assert list(found) == ["node2"]
+    assert "its login shell printed more than" in found["node2"][1]
+    assert lab.leftovers() == []
+
+
 @pytest.mark.parametrize("shell", ["fish", "csh", "tcsh", "dash"])
 def test_login_shells_of_all_kinds(make_lab: MakeLab, shell: str) -> None:
     path = find_tool(shell)
@@ -214,7 +227,9 @@ def test_all_hosts_that_cannot_be_used_are_reported_at_once(make_lab: MakeLab, m
     names = ["node1", "node2", "node3", "node4", "node5", "refusing", "nowhere.invalid"]
     begun = time.monotonic()
     found = failures(run(lab, FAILING, config=lab.write_ssh_config(extra), hostnames=names, workers_per_host=1))
-    measured("ssh", "the whole script, one of the hosts being silent,", time.monotonic() - begun)
+    taken = time.monotonic() - begun
+    measured("ssh", "the whole script, one of the hosts being silent,", taken)
+    assert taken < PROMISED + SLACK
     assert list(found) == names[1:]
     told = {name: " ".join(words) for name, words in found.items()}
     assert "not known" in told["node2"]

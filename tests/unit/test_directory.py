@@ -68,6 +68,13 @@ def test_neither_are_links_files_and_what_others_may_read(temporary: Path) -> No
     assert directory.find_abandoned() == [abandoned]
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a directory to another user")
+def test_neither_are_those_of_other_users(temporary: Path) -> None:
+    (another := temporary / f"trx-{COOKIE[:16]}-{directory._MACHINE}-another").mkdir(mode=0o700)
+    os.chown(another, 65534, 65534)
+    assert directory.find_abandoned() == []
+
+
 MAKE_AND_LEAVE = f"""
 import os
 import trx_agent.directory

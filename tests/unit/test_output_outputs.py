@@ -287,6 +287,9 @@ def test_who_says_something_does_not_wait_for_handlers() -> None:
         assert written.wait(WAIT)
         go_on.set()
         assert outputs.close(WAIT)
+        for thread in threading.enumerate():
+            if thread.name == "trx-output: messages":
+                thread.join(WAIT)  # else the message goes on to the handlers of the next test
     finally:
         logging.getLogger("trx").removeHandler(handler)
 

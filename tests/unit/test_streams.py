@@ -57,6 +57,22 @@ def test_news_end_where_the_file_ended_when_they_began(tmp_path: Path) -> None:
     assert sent(outflow) == [(10, b"b")]
 
 
+def test_a_file_that_is_cut_off_meanwhile_leaves_no_gap(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"a" * (CHUNK + 10))
+    outflow = Outflow(Stream(1, 0, Kind.STDOUT), path, local=False)
+    outflow.grant(4 * MIB)
+    received = 0
+    for message, body in outflow.news():
+        assert isinstance(message, Data)
+        assert message.offset == received
+        received += len(body)
+        os.truncate(path, CHUNK + 3)
+    assert outflow.offset == received == CHUNK + 3
+    os.truncate(path, 0)
+    assert sent(outflow) == []
+
+
 def test_credit_that_was_not_waited_for_is_no_reason_to_look(tmp_path: Path) -> None:
     path = tmp_path / "file"
     window = WINDOWS[Kind.STDOUT]
