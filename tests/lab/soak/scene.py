@@ -242,10 +242,16 @@ def _lost(ended: Note, hostname: str) -> bool:
 
 
 def _what_stays(look: Callable[[], list[str]], within: float) -> list[str]:
-    """What is still there after some time; nothing as soon as it is gone."""
+    """What is still there after some time; nothing as soon as it is gone: the next moment may bring something else."""
+    left: list[str] = []
+
+    def is_gone() -> bool:
+        left[:] = look()
+        return not left
+
     with contextlib.suppress(TimeoutError):
-        wait_until(lambda: not look(), within, "it is gone")
-    return look()
+        wait_until(is_gone, within, "it is gone")
+    return left
 
 
 def _outcome(ended: Note) -> str:
