@@ -353,6 +353,7 @@ class Agent:
     # ---- inside -----------------------------------------------------------------------------------------------------
 
     def _leave(self, grace: float) -> None:
+        self._pump_log()  # nobody looks at it once more
         now = time.monotonic()
         self._leaving = min(self._leaving or float("inf"), now + grace + _FAREWELL)
         if self._run:
