@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import report
@@ -18,12 +19,14 @@ def main() -> None:
     options = _options()
     whole = not options.rows and not options.quick
     folder = report.PUBLISHED if whole or options.publish else report.PRIVATE
+    published = report.read(folder, all_rows()) if folder == report.PUBLISHED else []
     measured: list[Measured] = []
     with tempfile.TemporaryDirectory(prefix="trx-bench-", dir="/var/tmp") as scratch:
         bench = Bench(options.quick, Path(scratch))
         for row in _chosen(options.rows):
             measured.append(_measure(row, bench))
-            report.write(measured, folder, quick=options.quick)  # each time: one that is stopped has not been in vain
+            _set_machine(measured)
+            report.write(_together(published, measured), folder)  # each time: one that is stopped was not in vain
     print(f"\n{report.table(measured)}\n\nwritten to {folder}")
 
 
@@ -46,6 +49,19 @@ def _chosen(names: list[str]) -> list[Row]:
 def _measure(row: Row, bench: Bench) -> Measured:
     print(f"{row.name}: {row.title}", flush=True)
     return measure(row, bench)
+
+
+def _set_machine(measured: Sequence[Measured]) -> None:
+    """Anew after each row, which may have installed a peer: all rows of a run say the same."""
+    facts = report.machine()
+    for each in measured:
+        each.machine = facts
+
+
+def _together(published: Sequence[Measured], measured: Sequence[Measured]) -> list[Measured]:
+    """What was measured now, and of all other rows what was published, in the order of the table."""
+    newest = {each.row.name: each for each in (*published, *measured)}
+    return [newest[row.name] for row in all_rows() if row.name in newest]
 
 
 if __name__ == "__main__":

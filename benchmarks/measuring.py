@@ -47,6 +47,8 @@ class Measured:
         missing: Contestants that could not take part, and why.
         failures: How often a contestant failed, and its last error.
         load: The machine's load average before and after.
+        quick: Whether this was only a look: few rounds, and smaller work than the title says.
+        machine: What the numbers depend on, the date among it; the same for all rows of one run of the benchmarks.
     """
 
     row: Row
@@ -54,6 +56,8 @@ class Measured:
     missing: dict[str, str] = field(default_factory=dict)
     failures: dict[str, tuple[int, str]] = field(default_factory=dict)
     load: tuple[float, float] = (0.0, 0.0)
+    quick: bool = False
+    machine: dict[str, str] = field(default_factory=dict)
 
     @property
     def medians(self) -> dict[str, float]:
@@ -62,7 +66,7 @@ class Measured:
 
 def measure(row: Row, bench: Bench) -> Measured:
     """Measures a row; a contestant that fails is counted, and the others go on."""
-    measured = Measured(row)
+    measured = Measured(row, quick=bench.quick)
     before = os.getloadavg()[0]
     try:
         with row.contestants(bench) as contestants:

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks import peers
 from benchmarks.measuring import Measured, Series
-from benchmarks.shape import Aim
+from benchmarks.shape import Aim, Row
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "docs"
 PRIVATE = peers.HOME / "results"
@@ -22,16 +22,22 @@ PRIVATE = peers.HOME / "results"
 _BEGIN, _END = "<!-- written by make bench: begin -->", "<!-- written by make bench: end -->"
 
 
-def write(measured: Sequence[Measured], folder: Path, *, quick: bool) -> None:
+def read(folder: Path, rows: Sequence[Row]) -> list[Measured]:
+    """What was written to a folder, in the order of `rows`; what is not among them any more is left out."""
+    path = folder / "performance.json"
+    found = {each["name"]: each for each in json.loads(path.read_text())["rows"]} if path.exists() else {}
+    return [_from_json(row, found[row.name]) for row in rows if row.name in found]
+
+
+def write(measured: Sequence[Measured], folder: Path) -> None:
     """Writes `performance.json`, `performance.svg`, and the table into `performance.md`, whose other text stays."""
     from benchmarks.picture import draw
 
     folder.mkdir(parents=True, exist_ok=True)
-    facts = machine()
-    result = {"machine": facts, "quick": quick, "rows": [_as_json(each) for each in measured]}
+    result = {"rows": [_as_json(each) for each in measured]}
     (folder / "performance.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     drawn = draw(measured, folder / "performance.svg")
-    _write_table(folder / "performance.md", f"{_sentence(facts, quick)}\n\n{table(measured)}", drawn)
+    _write_table(folder / "performance.md", f"{_runs(measured)}\n\n{table(measured)}", drawn)
 
 
 def machine() -> dict[str, str]:
@@ -49,7 +55,7 @@ def machine() -> dict[str, str]:
 
 def table(measured: Sequence[Measured]) -> str:
     """In Markdown: a line for each row."""
-    lines = ["| work | trx | beside it | aim | reached |", "|---|---|---|---|---|"]
+    lines = ["| row | work | trx | beside it | aim | reached |", "|---|---|---|---|---|---|"]
     return "\n".join([*lines, *(_line(each) for each in measured)])
 
 
@@ -62,7 +68,7 @@ def _line(measured: Measured) -> str:
     aims = [aim.text for aim in row.aims]
     title = row.title + (f" ({row.note})" if row.note else "")
     verdicts = [*(_verdict(aim, measured) for aim in row.aims), *_explained(measured)]
-    cells = [title, _stack(ours), _stack(others), _stack(aims), _stack(verdicts)]
+    cells = [row.name, title, _stack(ours), _stack(others), _stack(aims), _stack(verdicts)]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -122,7 +128,22 @@ def _as_json(measured: Measured) -> dict[str, Any]:
         "missing": measured.missing,
         "failures": measured.failures,
         "load": measured.load,
+        "quick": measured.quick,
+        "machine": measured.machine,
     }
+
+
+def _from_json(row: Row, found: dict[str, Any]) -> Measured:
+    """The numbers alone: what is said about them is the row's, as it is now."""
+    return Measured(
+        row,
+        series={name: Series(each["unit"], each["values"]) for name, each in found["series"].items()},
+        missing=found["missing"],
+        failures={name: (times, reason) for name, (times, reason) in found["failures"].items()},
+        load=(found["load"][0], found["load"][1]),
+        quick=found["quick"],
+        machine=found["machine"],
+    )
 
 
 def _aim_as_json(aim: Aim, measured: Measured) -> dict[str, Any]:
@@ -130,10 +151,21 @@ def _aim_as_json(aim: Aim, measured: Measured) -> dict[str, Any]:
     return {"text": aim.text, "number": found, "unit": aim.unit, "met": None if found is None else aim.met(found)}
 
 
-def _sentence(facts: dict[str, str], quick: bool) -> str:
+def _runs(measured: Sequence[Measured]) -> str:
+    """On what the rows were measured, and when: a sentence for all of them, or one for each run that some are from."""
+    runs: dict[str, list[str]] = {}
+    for each in measured:
+        runs.setdefault(_run(each), []).append(each.row.name)
+    if len(runs) == 1:
+        return f"Measured on {next(iter(runs))}"
+    return "\n".join(f"- Rows of {run} These are: {', '.join(names)}." for run, names in runs.items())
+
+
+def _run(measured: Measured) -> str:
+    facts = measured.machine
     versions = ", ".join(f"{name} {facts[name]}" for name in ("python", "torch", "trx", *peers.PEERS) if name in facts)
-    look = " A quick look: few rounds, and smaller work than the titles say." if quick else ""
-    return f"Measured on {facts['date']}, {facts['cores']} cores, {facts['system']}: {versions}.{look}"
+    look = " A quick look: few rounds, and smaller work than the titles say." if measured.quick else ""
+    return f"{facts['date']}, {facts['cores']} cores, {facts['system']}: {versions}.{look}"
 
 
 def _write_table(path: Path, text: str, picture: bool) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import errno
 import inspect
+import itertools
 import logging
 import os
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from trx import host_lists
 from trx.environment import is_text
 from trx.host_lists import NamedHosts
+from trx.output.handlers import SourceFilter
+from trx.plan import Host
 from trx.slurm import Start
 from trx_agent.protocol import diagnose, payload
 from trx_agent.protocol.payload import Pickled
@@ -22,6 +25,7 @@ from trx_agent.protocol.payload import Pickled
 WORDS_FOR_WORKERS = ("auto", "gpu", "cpu", "slurm")
 SHORTEST_LEASE = 3.0
 _OPEN_FILES, _OPEN_FILES_OF_A_HOST = 48, 4
+_MOST_SHOWN = 16
 _BACKENDS = {"gloo", "nccl", "mpi", "ucc", "xccl", "fake"}
 
 
@@ -181,6 +185,29 @@ def check_handlers(handlers: object) -> list[logging.Handler]:
     return list(handlers)
 
 
+def check_sources(handlers: Sequence[logging.Handler], hosts: Sequence[Host]) -> None:
+    """Raises ValueError where a handler would stay silent: it is for a host, or a worker, that there will not be."""
+    workers = {host.label: host.workers for host in hosts}
+    for handler in handlers:
+        for wanted in handler.filters:
+            if not isinstance(wanted, SourceFilter):
+                continue
+            hostname, local_rank = wanted.hostname, wanted.local_rank
+            if hostname not in workers:
+                there = f"which is none of the hosts: {_some(workers)}"
+                raise ValueError(f"log_handlers: {handler!r} is for {hostname!r}, {there}")
+            count = workers[hostname]
+            if isinstance(count, int) and local_rank is not None and local_rank not in range(count):
+                there = f"whose local ranks are {_some(range(count))}"
+                raise ValueError(f"log_handlers: {handler!r} is for local rank {local_rank} of {hostname!r}, {there}")
+
+
+def _some(things: Collection[object]) -> str:
+    """All, or so many that a reader sees what they are like."""
+    shown = ", ".join(str(each) for each in itertools.islice(things, _MOST_SHOWN))
+    return shown if len(things) <= _MOST_SHOWN else f"{shown} and {len(things) - _MOST_SHOWN} more"
+
+
 def check_path(name: str, path: object) -> None:
     """Raises TypeError or ValueError where a path on the hosts could not be one, or be taken for something else."""
     if path is None:
@@ -202,6 +229,16 @@ def check_file(name: str, path: object) -> Path | None:
     if not file.is_file():
         raise FileNotFoundError(f"{name}: there is no file {str(file)!r}")
     return file
+
+
+def check_arguments(args: object, kwargs: object) -> None:
+    """Raises TypeError where these are no arguments for a function: `func_args=("hello")` is not a tuple."""
+    if isinstance(args, str | bytes) or not isinstance(args, Sequence):
+        raise TypeError(
+            f"func_args must be a list or a tuple, not {type(args).__name__}: for one argument, (argument,)"
+        )
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise TypeError(f"func_kwargs must be a dict of arguments by their names, not {type(kwargs).__name__}")
 
 
 def pickle_call(func: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pickled:

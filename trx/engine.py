@@ -7,7 +7,6 @@ does between runs. Other threads talk to it by `_call`, and wait for futures.
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import sys
 import threading
@@ -30,12 +29,12 @@ from trx.mailbox import Mailbox
 from trx.output import Outputs, Sink, Source
 from trx.output.escapes import plain
 from trx.payload_flow import PayloadFlow
+from trx.pieces import Piece, Received, in_file
 from trx.plan import Host
 from trx.present_run import PresentRun, RunReport
 from trx.timeline import Moment, Recorder
 from trx_agent.protocol import messages
 from trx_agent.protocol.bootstrap import Bootstrap, frame, loader
-from trx_agent.protocol.link import Body
 from trx_agent.protocol.messages import (
     AnyMessage,
     Bye,
@@ -92,10 +91,6 @@ class LaunchSettings:
     lease: float
     grace: float
     start_timeout: float
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a pipe, of all things, would wait for somebody to write to it
 
 
 class Engine:
@@ -242,11 +237,11 @@ class Engine:
             case Data(stream, offset):
                 self._check_range(agent, stream, offset, len(body))
                 self._feed_job(Said(agent, message))
-                self._take(agent, stream, offset, body)
-            case DataInFile(stream, offset, size, path):
+                self._take(agent, stream, offset, Received(body))
+            case DataInFile(stream, offset, size):
                 self._check_range(agent, stream, offset, size)
                 self._feed_job(Said(agent, message))
-                self._take(agent, stream, offset, self._read(agent, path, offset, size))
+                self._take_from_file(agent, message)
             case Credit(stream, upto):
                 if (run := self._present(stream.run)) and agent in run.payloads:
                     run.payloads[agent].grant(upto)
@@ -279,7 +274,7 @@ class Engine:
         """What is sent without credit would be kept in memory, as much of it as there is."""
         key = agent, stream
         expected = self._heard.get(key, 0)
-        if offset != expected or offset + size > self._granted.get(key, messages.WINDOWS[stream.kind]):
+        if offset < expected or offset + size > self._granted.get(key, messages.WINDOWS[stream.kind]):
             what = f"{size} bytes of {stream.kind.value} at {offset}, after {expected}"
             raise HubError(agent, f"it sent what it has no credit for: {what}")
         self._heard[key] = offset + size
@@ -292,31 +287,32 @@ class Engine:
         self._mark(agent, Moment.ENDED, ended.local_rank, ended.marks)
         self._feed_job(Said(agent, ended))
 
-    def _take(self, agent: int, stream: Stream, offset: int, body: Body) -> None:
+    def _take(self, agent: int, stream: Stream, offset: int, piece: Piece) -> None:
         """Passes on what a worker or an agent produced; credit is given when it was dealt with."""
         if stream.kind is Kind.OUTCOME:
             if run := self._present(stream.run):
-                self._take_outcome(run.intake, agent, stream, offset, body)
-                self._give_credit(agent, stream, offset + len(body))
+                self._take_outcome(run.intake, agent, stream, offset, piece)
+                self._give_credit(agent, stream, offset + piece.size)
             return
         source = self._source(agent, stream.local_rank)
-        self._outputs.feed(source, stream.kind, bytes(body), (agent, stream, offset + len(body)))
+        data = piece.read()
+        self._outputs.feed(source, stream.kind, data, (agent, stream, offset + len(data)))
 
-    def _read(self, agent: int, path: str, offset: int, size: int) -> bytes:
-        """Bytes of a file of an agent on this machine."""
+    def _take_from_file(self, agent: int, message: DataInFile) -> None:
+        """The same, of a file of an agent on this machine."""
         if not self._hosts[agent].local:
             raise HubError(agent, "it names a file, but is on another machine")
-        if not 0 < size <= messages.CHUNK:
-            raise HubError(agent, f"it names {size} bytes of a file")
+        if not 0 < message.size <= messages.CHUNK_IN_FILE:
+            raise HubError(agent, f"it names {message.size} bytes of a file")
         try:
-            with open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
-                return os.pread(file.fileno(), size, offset)
-        except (OSError, ValueError) as error:
+            with in_file(message.path, message.offset, message.size) as piece:
+                self._take(agent, message.stream, message.offset, piece)
+        except (OSError, ValueError, EOFError) as error:
             raise HubError(agent, f"it names a file that cannot be read: {error}") from error
 
-    def _take_outcome(self, intake: Intake, agent: int, stream: Stream, offset: int, body: Body) -> None:
+    def _take_outcome(self, intake: Intake, agent: int, stream: Stream, offset: int, piece: Piece) -> None:
         try:
-            if intake.take_outcome(agent, stream.local_rank, offset, body):
+            if intake.take_outcome(agent, stream.local_rank, offset, piece):
                 self._mark(agent, Moment.OUTCOME_IN, stream.local_rank)
                 self._feed_job(Arrived(agent, stream.local_rank))
         except KeyError:

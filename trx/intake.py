@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trx.output import Source
+from trx.pieces import Piece
 from trx.plan import Worker
-from trx_agent.protocol.link import Body
 from trx_agent.protocol.messages import Ended, Returned
-from trx_agent.protocol.payload import Assembler
+from trx_agent.protocol.payload import Assembler, Pour
 
 Key = tuple[int, int]
 """An agent and a local rank."""
@@ -41,9 +41,11 @@ class _Bytes:
     def complete(self) -> bool:
         return len(self.data) >= self._total
 
-    def feed(self, data: Body) -> None:
-        if len(self.data) + len(data) > self._total:
+    def take(self, size: int, pour: Pour) -> None:
+        if len(self.data) + size > self._total:
             raise ValueError(f"more than the announced {self._total} bytes arrived")
+        data = bytearray(size)
+        pour(memoryview(data))
         self.data += data
 
 
@@ -58,8 +60,8 @@ class _Refused:
     def complete(self) -> bool:
         return self._left <= 0
 
-    def feed(self, data: Body) -> None:
-        self._left -= len(data)
+    def take(self, size: int, pour: Pour) -> None:
+        self._left -= size
 
 
 class Intake:
@@ -94,7 +96,7 @@ class Intake:
             self._arriving[key] = kind(ended.size)
             self._sizes[key] = ended.size
 
-    def take_outcome(self, agent: int, local_rank: int, offset: int, data: Body) -> bool:
+    def take_outcome(self, agent: int, local_rank: int, offset: int, piece: Piece) -> bool:
         """Adds the next bytes, and returns whether the outcome is whole now.
 
         Raises:
@@ -102,11 +104,11 @@ class Intake:
         """
         key = (agent, local_rank)
         try:
-            self._arriving[key].feed(data)
+            self._arriving[key].take(piece.size, piece.pour)
         except (ValueError, MemoryError) as error:
             size = self._sizes[key]
             reason = "there is no room for it here" if isinstance(error, MemoryError) else str(error)
-            self._arriving[key] = _Refused(size, offset + len(data), f"its {size} bytes cannot be taken: {reason}")
+            self._arriving[key] = _Refused(size, offset + piece.size, f"its {size} bytes cannot be taken: {reason}")
         return self._arriving[key].complete
 
     def outcomes(self) -> Outcomes:

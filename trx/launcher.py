@@ -86,25 +86,26 @@ class Launcher:
             TypeError, ValueError, FileNotFoundError: Where a setting or the function is no good; nothing was started.
             RuntimeError: Where a setting needs a Slurm allocation and there is none; nothing was started.
         """
-        self._check()
-        self.planned_hosts()
+        self._check_settings()
+        if self._session is not None and self._session.usable:  # which keeps its hosts, whatever a hostfile says now
+            return self._session.run(checks.pickle_call(func, args, kwargs))
+        hosts = self.planned_hosts()
         from trx.session import Session  # here, so that `import trx` stays quick
 
         call = checks.pickle_call(func, args, kwargs)
         if self._session is None:
-            with Session(self) as session:
+            with Session(self, hosts) as session:
                 return session.run(call)
-        if not self._session.usable:
-            self._session.close()
-            self._session = Session(self)
+        self._session.close()
+        self._session = Session(self, hosts)
         return self._session.run(call)
 
     def __enter__(self) -> Launcher:
-        self._check()
-        self.planned_hosts()
+        self._check_settings()
+        hosts = self.planned_hosts()
         from trx.session import Session
 
-        self._session = Session(self)
+        self._session = Session(self, hosts)
         return self
 
     def __exit__(
@@ -135,11 +136,16 @@ class Launcher:
         return launcher
 
     def _check(self) -> None:
+        """Whatever can be checked where nothing is launched yet: it need not be within the allocation."""
         if self.hostnames not in ("auto", "slurm"):
             checks.check_workers(self.workers_per_host, len(checks.check_hostnames(self.hostnames).names))
         else:  # how many hosts there are is known within the allocation only
             workers = self.workers_per_host
             checks.check_workers(workers, len(workers) if isinstance(workers, Sequence) else 1)
+        self._check_settings()
+
+    def _check_settings(self) -> None:
+        """All but what `planned_hosts` finds out, before each run: a user may change them in between."""
         checks.check_start(self.start)
         checks.check_backend(self.backend)
         for name in ("timeout", "start_timeout", "grace_period", "lease"):
@@ -194,6 +200,7 @@ def launch(
         TypeError, ValueError, FileNotFoundError: Where an argument is no good; nothing was started.
         RuntimeError: Where an argument needs a Slurm allocation and there is none; nothing was started.
     """
+    checks.check_arguments(func_args, func_kwargs)
     launcher = Launcher(
         hostnames,
         workers_per_host,

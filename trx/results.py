@@ -52,7 +52,10 @@ class LaunchResult(Generic[T]):
             KeyError: Where no host was named so.
             IndexError: Where it has no such worker.
         """
-        return _pick(self.by_hostnames()[hostname], local_rank, f"local rank on {hostname}")
+        hosts = self.by_hostnames()
+        if hostname not in hosts:
+            raise KeyError(f"there is no host {hostname!r}: there are {', '.join(hosts)}")
+        return _pick(hosts[hostname], local_rank, f"local rank on {hostname}")
 
     def by_ranks(self) -> list[T]:
         """All values, in the order of the ranks."""

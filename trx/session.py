@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from datetime import datetime
 from functools import partial
@@ -29,15 +30,21 @@ from trx_agent.protocol.payload import Pickled
 
 if TYPE_CHECKING:
     from trx.launcher import Launcher
+    from trx.plan import Host
 
 BEAT = 1.0
 """Seconds of silence after which either side gives a sign of life."""
 
 
 class Session:
-    """An engine and its agents, from start to end."""
+    """An engine and its agents, from start to end.
 
-    def __init__(self, launcher: Launcher) -> None:
+    Args:
+        launcher: Whose settings are good.
+        planned: The hosts that it has planned.
+    """
+
+    def __init__(self, launcher: Launcher, planned: Sequence[Host]) -> None:
         self._grace = launcher.grace_period
         self._turn = threading.Lock()
         self._abandoned = False
@@ -46,7 +53,6 @@ class Session:
         self._terminal = _terminal_size()  # once, since another one would cost another import of torch
         preparation = self._preparation()
         python = launcher.python or sys.executable
-        planned = launcher.planned_hosts()
         checks.check_open_files(len(planned))
         slurm.ask_for_gpus([host.hostname for host in planned])
         by_srun = frozenset(host.index for host in planned if allocation and allocation.node(host.hostname))
@@ -61,7 +67,7 @@ class Session:
             allocation=allocation,
         )
         settings = _launch_settings(launcher, preparation)
-        handlers = _handlers(launcher)
+        handlers = _handlers(launcher, planned)
         directory = _log_directory(launcher)  # last, since nothing fails any more once it is there
         self._files = LogFiles(directory) if directory else None
         sinks: list[Sink] = [Terminal()] if launcher.log_handlers == "auto" else []
@@ -130,13 +136,15 @@ class Session:
         return str(path) if path and path.exists() else ""
 
 
-def _handlers(launcher: Launcher) -> list[HandlerSink]:
+def _handlers(launcher: Launcher, planned: Sequence[Host]) -> list[HandlerSink]:
     """For the user's own handlers. Those that a function makes for this launch end with it."""
     given = launcher.log_handlers
     if given is None or given == "auto":
         return []
     made = callable(given)
-    return [HandlerSink(each, close=made) for each in checks.check_handlers(given() if callable(given) else given)]
+    found = checks.check_handlers(given() if callable(given) else given)
+    checks.check_sources(found, planned)
+    return [HandlerSink(each, close=made) for each in found]
 
 
 def _log_directory(launcher: Launcher) -> Path | None:

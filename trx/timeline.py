@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +53,19 @@ class Timeline:
     """
 
     marks: tuple[Mark, ...] = ()
+
+    def __str__(self) -> str:
+        """A line for each moment: when the first and when the last host or rank had done it, and which was the last.
+
+        The last one counts for the order, since it is the one that the others wait for.
+        """
+        moments: dict[Moment, list[Mark]] = {}
+        for mark in self.marks:
+            moments.setdefault(mark.moment, []).append(mark)
+        in_order = sorted(moments.values(), key=lambda marks: marks[-1].seconds)
+        lines = [(marks[-1].moment.value, _times(marks), _who(marks)) for marks in in_order]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)][:2]
+        return "\n".join(f"{what:{widths[0]}}  {when:{widths[1]}}  {who}" for what, when, who in lines)
 
     def last(self, moment: Moment | str) -> float | None:
         """By when the last host, or the last rank, had done something.
@@ -108,6 +122,18 @@ class Recorder:
 
     def timeline(self) -> Timeline:
         return Timeline(tuple(sorted(self._marks, key=_by_time)))
+
+
+def _times(marks: Sequence[Mark]) -> str:
+    first, last = (f"{mark.seconds:.3f}" for mark in (marks[0], marks[-1]))
+    return f"{first} s" if first == last else f"{first}–{last} s"
+
+
+def _who(marks: Sequence[Mark]) -> str:
+    last = marks[-1]
+    name = last.hostname if last.rank is None else f"rank {last.rank} on {last.hostname}"
+    kind = "hosts" if last.rank is None else "ranks"
+    return name if len(marks) == 1 else f"{len(marks)} {kind}, the last is {name}"
 
 
 def _by_time(mark: Mark) -> tuple[float, int]:

@@ -20,6 +20,7 @@ from trx_agent import directory
 from trx_agent.linux import ignore_warnings, inherit_orphans, unblock_signals
 from trx_agent.protocol import messages
 from trx_agent.protocol.bootstrap import (
+    FIRST_WORD,
     HEAD,
     Bootstrap,
     Ready,
@@ -33,8 +34,6 @@ from trx_agent.protocol.bootstrap import (
 )
 
 REACH_TIMEOUT = 5.0
-FIRST_WORD = 60
-"""Seconds that the launcher has for what it writes to stdin; a host that is cut off then never sees the end of it."""
 
 _OPEN_FILES, _OPEN_FILES_OF_A_WORKER = 64, 8
 """How many an agent may come to need."""

@@ -16,8 +16,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from inotify_simple import INotify, flags
-
 from trx_agent import machine
 from trx_agent.doors import Doors, Knocking
 from trx_agent.environment import Composing, EnvFileError, for_workers
@@ -46,11 +44,9 @@ from trx_agent.protocol.messages import (
 from trx_agent.run import Run, write_order
 from trx_agent.streams import Outflow, last_lines
 from trx_agent.uplink import Uplink
+from trx_agent.watching import FileWatch
 
 _LONGEST_NAP = 0.5
-_BATCHING = 0.01
-"""Seconds for which file events are let gather after some were handled: a flood of lines costs one wake-up each."""
-
 _FIRST_CONTACT = 60.0
 """Seconds that the launcher has to answer at all: it may be busy greeting a thousand others."""
 
@@ -94,9 +90,7 @@ class Agent:
         inherit_orphans()
         self._uplink = uplink
         self._watched: dict[int, Callable[[], None]] = {}
-        self._folders: dict[int, int] = {}  # inotify's watch descriptors → local ranks
-        self._files_from = 0.0
-        self._files_quiet = False
+        self._files = FileWatch()
         self._doors = doors
         self._knocking: Knocking | None = None
         self._run: Run | None = None
@@ -128,6 +122,7 @@ class Agent:
             if self._forkserver:
                 self._forkserver.close()
             self._uplink.close()
+            self._files.close()
 
     def _go_round(self) -> None:
         for descriptor in self._uplink.poll(self._patience()):
@@ -147,18 +142,15 @@ class Agent:
         self._watch(reading, lambda: self._children_ended(reading))
         if self._forkserver:
             self._watch(self._forkserver.fileno(), self._forkserver_spoke)
-        self._inotify = INotify()
-        self._inotify.add_watch(self._log, flags.MODIFY)
-        self._watch(self._inotify.fileno(), self._files_changed)
         self._log_outflow = Outflow(Stream(0, -1, Kind.AGENT), self._log, self._bootstrap.local)
+        self._files.watch_file(self._log, self._pump_log)
+        self._watch(self._files.fileno(), lambda: self._files.handle(time.monotonic()))
         for descriptor in self._doors.descriptors() if self._doors else ():
             self._watch(descriptor, partial(self._answer, descriptor))
 
     def _patience(self) -> float:
         now = time.monotonic()
-        patience = _LONGEST_NAP
-        if self._files_quiet:
-            patience = min(patience, max(0.0, self._files_from - now))
+        patience = min(_LONGEST_NAP, self._files.patience(now))
         if self._run:
             patience = min(patience, self._run.patience(now))
         return patience
@@ -169,9 +161,7 @@ class Agent:
             self._next_pulse = now + self._bootstrap.beat
             with contextlib.suppress(BrokenPipeError):  # the guardian is dead, of which a signal will tell
                 os.write(self._pulse, b".")
-        if self._files_quiet and now >= self._files_from:
-            self._files_quiet = False
-            self._watch(self._inotify.fileno(), self._files_changed)
+        self._files.look(now)
         if self._run:
             self._run.look_after_workers(now)
             if self._run.patience(now) == 0.0:
@@ -207,8 +197,8 @@ class Agent:
                     self._launch(self._run)
             case Credit(stream, upto):
                 if stream.kind is Kind.AGENT:
-                    self._log_outflow.grant(upto)
-                    self._pump_log()
+                    if self._log_outflow.grant(upto):
+                        self._pump_log()
                 elif self._run and self._run.number == stream.run:
                     self._run.grant(stream, upto)
             case Stop(number, grace):
@@ -270,11 +260,8 @@ class Agent:
             self._knocking.give_up()  # a door was chosen
         directory = self._directory / f"run-{order.run}"
         directory.mkdir(mode=0o700)
-        self._run = Run(order, directory, self._send, forkserver, self._bootstrap.grace, self._bootstrap.local)
-        for local_rank in range(len(order.ranks)):
-            folder = self._run.folder(local_rank)
-            watch = self._inotify.add_watch(folder, flags.MODIFY | flags.MOVED_TO)
-            self._folders[watch] = local_rank
+        bootstrap = self._bootstrap
+        self._run = Run(order, directory, self._send, forkserver, bootstrap.grace, bootstrap.local, self._files)
         write_order(self._localized(order), directory)
 
     def _drop_forkserver(self) -> None:
@@ -338,19 +325,6 @@ class Agent:
     def _door_answered(self) -> None:
         if self._knocking:
             self._send(Reached(self._knocking.reached()))
-
-    def _files_changed(self) -> None:
-        """Sends on what was written, and lets the next events gather for a moment."""
-        changed = dict.fromkeys((event.wd, event.name) for event in self._inotify.read(timeout=0))  # in this order
-        for watch, name in changed:
-            if watch in self._folders:
-                if self._run:
-                    self._run.file_changed(self._folders[watch], name)
-            else:
-                self._pump_log()
-        self._unwatch(self._inotify.fileno())
-        self._files_quiet = True
-        self._files_from = time.monotonic() + _BATCHING
 
     def _children_ended(self, wakeup: int) -> None:
         os.read(wakeup, 4096)
@@ -416,15 +390,12 @@ class Agent:
 
     def _forget_run(self) -> None:
         assert self._run is not None
-        for watch in list(self._folders):
-            self._inotify.rm_watch(watch)
-        self._folders.clear()
         self._run.remove_files()
         self._run = None
 
     def _pump_log(self) -> None:
-        while news := self._log_outflow.next():
-            self._send(*news)
+        for message, body in self._log_outflow.news():
+            self._send(message, body)
 
     def _send(self, message: AnyMessage, body: Body = b"") -> None:
         self._uplink.send(message, body)

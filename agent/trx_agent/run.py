@@ -11,6 +11,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -43,6 +44,7 @@ from trx_agent.protocol.messages import (
     Up,
 )
 from trx_agent.streams import Outflow, last_lines
+from trx_agent.watching import FileWatch
 
 _LOGS = (Kind.STDOUT, Kind.STDERR, Kind.RECORDS)
 _STEP = 0.02
@@ -64,10 +66,18 @@ class Run:
         forkserver: Of all below the agent, the one process that does not belong to the run.
         grace: Seconds that processes have which the workers left running.
         local: Whether the launcher is on this machine, and reads the workers' files itself.
+        watch: Tells which of the workers' files grow, and which appear.
     """
 
     def __init__(
-        self, order: Start, directory: Path, send: Send, forkserver: ForkServer, grace: float, local: bool
+        self,
+        order: Start,
+        directory: Path,
+        send: Send,
+        forkserver: ForkServer,
+        grace: float,
+        local: bool,
+        watch: FileWatch,
     ) -> None:
         self.number = order.run
         self.finished = False
@@ -81,6 +91,7 @@ class Run:
         self._asked: frozenset[int] = frozenset()
         self._grace = grace
         self._local = local
+        self._watch = watch
         self._pids: tuple[int, ...] = ()
         self._codes: dict[int, int] = {}
         self._reported: set[int] = set()
@@ -102,8 +113,11 @@ class Run:
             folder = self.folder(local_rank)
             folder.mkdir(mode=0o700)
             for kind in _LOGS:
-                (folder / kind.value).touch(0o600)  # here, since torch would make them as public as the umask lets it
-                self._add_outflow(Stream(self.number, local_rank, kind), folder / kind.value)
+                path = folder / kind.value
+                path.touch(0o600)  # here, since torch would make them as public as the umask lets it
+                outflow = self._add_outflow(Stream(self.number, local_rank, kind), path)
+                watch.watch_file(path, partial(self._pump, outflow))
+            watch.watch_folder(folder, partial(self._file_appeared, local_rank))
             self._holds.append(os.open(folder / HOLD, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             fcntl.flock(self._holds[-1], fcntl.LOCK_EX)
 
@@ -124,6 +138,7 @@ class Run:
         if not self.finished:  # it was interrupted twice: nobody waits for the rest of its output
             self._close_runner()
             self._close_files()
+        self._watch.forget(self._directory)
         shutil.rmtree(self._directory, ignore_errors=True)
 
     # ---- what arrives from the launcher -----------------------------------------------------------------------------
@@ -144,8 +159,8 @@ class Run:
 
     def grant(self, stream: Stream, upto: int) -> None:
         if (outflow := self._outflows.get(stream)) and not self.finished:
-            outflow.grant(upto)
-            self._pump(outflow)
+            if outflow.grant(upto):
+                self._pump(outflow)
             if self.gone:
                 self._finish_if_drained()
 
@@ -223,14 +238,6 @@ class Run:
         else:
             self._send(Broken("starting the workers", report.reason), b"")
 
-    def file_changed(self, local_rank: int, name: str) -> None:
-        if self.finished:  # nothing can have come since, but older events may have been waiting
-            return
-        if name in (RETURNED, RAISED):
-            self._look_for_outcome(local_rank)
-        elif name in (kind.value for kind in _LOGS):
-            self._pump(self._outflows[Stream(self.number, local_rank, Kind(name))])
-
     def patience(self, now: float) -> float:
         """Seconds after which `step` must be called, whatever happens."""
         return max(0.0, self._next_step - now)
@@ -265,6 +272,10 @@ class Run:
                     self._take_words(local_rank)
 
     # ---- inside -----------------------------------------------------------------------------------------------------
+
+    def _file_appeared(self, local_rank: int, name: str) -> None:
+        if name in (RETURNED, RAISED) and not self.finished:  # else it is old news
+            self._look_for_outcome(local_rank)
 
     def _worker_gone(self, report: orders.WorkerGone, now: float) -> None:
         self._codes[report.local_rank] = report.code
@@ -306,10 +317,9 @@ class Run:
             self._held.add(local_rank)
             return
         ending: Ending = Returned() if path.name == RETURNED else Raised(_summary(path))
-        stream = Stream(self.number, local_rank, Kind.OUTCOME)
-        self._add_outflow(stream, path)
-        self._ended(local_rank, ending, self._outflows[stream].size())
-        self._pump(self._outflows[stream])
+        outflow = self._add_outflow(Stream(self.number, local_rank, Kind.OUTCOME), path)
+        self._ended(local_rank, ending, outflow.size())
+        self._pump(outflow)
 
     def _outcome(self, local_rank: int) -> Path | None:
         paths = [self.folder(local_rank) / name for name in (RETURNED, RAISED)]
@@ -356,12 +366,15 @@ class Run:
             self.runner.close()
             self.runner = None
 
-    def _add_outflow(self, stream: Stream, path: Path) -> None:
-        self._outflows[stream] = Outflow(stream, path, self._local)
+    def _add_outflow(self, stream: Stream, path: Path) -> Outflow:
+        outflow = self._outflows[stream] = Outflow(stream, path, self._local)
+        return outflow
 
     def _pump(self, outflow: Outflow) -> None:
-        while news := outflow.next():
-            self._send(*news)
+        if self.finished:  # nothing can have come since, but older events may have been waiting
+            return
+        for message, body in outflow.news():
+            self._send(message, body)
 
     def _finish_if_drained(self) -> None:
         if self.finished or self.runner is not None:

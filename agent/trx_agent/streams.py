@@ -6,11 +6,14 @@ sends ranges of these files as far as the launcher has given credit, so that nei
 
 from __future__ import annotations
 
+import mmap
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from trx_agent.linux import punch_hole
-from trx_agent.protocol.messages import CHUNK, WINDOWS, Data, DataInFile, Stream
+from trx_agent.protocol.link import Body
+from trx_agent.protocol.messages import CHUNK, CHUNK_IN_FILE, WINDOWS, Data, DataInFile, Kind, Stream
 
 _HOLE = 8 << 20
 _KEPT = 1 << 20
@@ -35,27 +38,44 @@ class Outflow:
         self._descriptor = -1
         self._punched = 0
 
-    def grant(self, upto: int) -> None:
-        """The launcher has room up to here; what it has dealt with need not be kept on this host any longer."""
+    def grant(self, upto: int) -> bool:
+        """The launcher has room up to here; what it has dealt with need not be kept on this host any longer.
+
+        Returns:
+            Whether it had none before. Else there is nothing to be sent that `news` has not told of.
+        """
+        had_none = self.offset >= self._credit
         self._credit = max(self._credit, upto)
         dealt_with = self._credit - WINDOWS[self.stream.kind] - _KEPT
         if dealt_with - self._punched >= _HOLE and self._open():
             punch_hole(self._descriptor, self._punched, dealt_with)
             self._punched = dealt_with
+        return had_none
 
-    def next(self) -> tuple[Data | DataInFile, bytes] | None:
-        """The message, and its body, that may be sent next, and counts as sent; None without news or credit."""
-        start = self.offset
-        room = min(CHUNK, self._credit - start)
-        if room <= 0 or not self._open():
-            return None
-        if self._local:
-            self.offset += min(room, max(0, self.size() - start))
+    def news(self) -> Iterator[tuple[Data | DataInFile, Body]]:
+        """Messages, and their bodies, that may be sent now: each counts as sent once it is yielded.
+
+        They end where the file ended at the beginning: who would go on would race with whoever writes, byte by byte.
+        """
+        end = min(self.size(), self._credit)
+        longest = CHUNK_IN_FILE if self._local else CHUNK
+        while self.offset < end:
+            start = self.offset
+            self.offset = min(end, start + longest)
             size = self.offset - start
-            return (DataInFile(self.stream, start, size, str(self._path)), b"") if size else None
-        data = os.pread(self._descriptor, room, start)
-        self.offset += len(data)
-        return (Data(self.stream, start), data) if data else None
+            if self._local:
+                yield DataInFile(self.stream, start, size, str(self._path)), b""
+            else:
+                yield Data(self.stream, start), self._read(start, size)
+
+    def _read(self, start: int, size: int) -> Body:
+        if self.stream.kind is not Kind.OUTCOME:
+            return os.pread(self._descriptor, size, start)
+        # It is whole, so nobody changes it any more: it can be sent from the page cache, without a copy.
+        page = start - start % mmap.ALLOCATIONGRANULARITY
+        flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
+        mapping = mmap.mmap(self._descriptor, start + size - page, flags=flags, prot=mmap.PROT_READ, offset=page)
+        return memoryview(mapping)[start - page :]
 
     @property
     def drained(self) -> bool:

@@ -178,6 +178,8 @@ def _join_process_group(order: Start, local_rank: int) -> None:
 
     device = None
     if "nccl" in order.backend:
+        if not torch.backends.cuda.is_built():  # which torch says by a missing attribute of a private module
+            raise RuntimeError(f'backend "{order.backend}" needs a torch with CUDA, and this is {torch.__version__}')
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     with _barrier_at_the_end():

@@ -16,7 +16,9 @@ _LINES, _QUICK_LINES = 1_000_000, 50_000
 @contextmanager
 def _contestants(bench: Bench) -> Iterator[Sequence[Contestant]]:
     count = _QUICK_LINES if bench.quick else _LINES
-    work = {"work": "lines", "arguments": [count], "workers": _WORKERS}
+    # Whoever shows lines shows them in a file: a terminal would be this process, which competes for the cores.
+    terminal = str(bench.scratch / "terminal")
+    work = {"work": "lines", "arguments": [count], "workers": _WORKERS, "terminal": terminal}
     logs = bench.scratch / "logs"
     with Sessions() as sessions:
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 import trx
 
@@ -73,3 +74,9 @@ def test_ranks_that_are_done_at_once_do_not_disturb_those_that_still_join(
     with trx.Launcher(["localhost"], 4, backend="gloo", preload=["slow_joining"], extra_env_vars=variables) as launcher:
         for _ in range(8):
             assert launcher.run(leave_at_once).by_ranks() == [None] * 4
+
+
+@pytest.mark.skipif(torch.backends.cuda.is_built(), reason="this torch has CUDA")
+def test_nccl_without_cuda_is_refused_in_words() -> None:
+    with pytest.raises(RuntimeError, match=r'^backend "nccl" needs a torch with CUDA, and this is 2\.'):
+        trx.launch(print, hostnames=["localhost"], workers_per_host=1, backend="nccl")

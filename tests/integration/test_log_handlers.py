@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import trx
+from trx.engine import Engine
 from trx.output import writer
 
 from .helpers import Script, log_files, rank, run_script, signal_file, travels_by_value, wait_until
@@ -27,6 +28,7 @@ HEAD = """
 import logging, os, sys, threading, time
 from pathlib import Path
 import trx
+from trx.engine import Engine
 ONE_WORKER = {"hostnames": ["localhost"], "workers_per_host": 1, "backend": None, "grace_period": 1}
 """
 
@@ -193,6 +195,26 @@ def test_a_function_that_makes_no_handlers_is_an_error_before_anything_starts() 
         trx.launch(print, log_handlers=lambda: ["stdout"], **ONE_WORKER)
     with pytest.raises(ZeroDivisionError):
         trx.launch(print, log_handlers=lambda: [logging.Handler(1 // 0)], **ONE_WORKER)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (("node1", 0), "is for 'node1', which is none of the hosts: localhost, localhost#2"),
+        (("localhost#3", None), "is for 'localhost#3', which is none of the hosts: localhost, localhost#2"),
+        (("localhost#2", 2), "is for local rank 2 of 'localhost#2', whose local ranks are 0, 1"),
+    ],
+)
+def test_a_handler_for_a_worker_that_there_will_not_be_is_an_error_before_anything_starts(
+    kept: Kept, log_base: Path, monkeypatch: pytest.MonkeyPatch, source: tuple[str, int | None], words: str
+) -> None:
+    monkeypatch.setattr(Engine, "start", lambda engine: pytest.fail("agents were started"))
+    trx.add_filter_to_handler(kept, *source)
+    for handlers in ([kept], lambda: [kept]):
+        with pytest.raises(ValueError, match="log_handlers") as caught:
+            trx.launch(print, log_handlers=handlers, **TWO_AGENTS)
+        assert words in str(caught.value)
+    assert not log_base.exists() or not list(log_base.iterdir())
 
 
 def test_with_none_only_a_failure_is_heard_of(

@@ -19,6 +19,7 @@ travels_by_value(__name__)
 
 MIB = 1 << 20
 SIZE = 128 * MIB
+LINES = 200_000
 ALL_ELSE = 8 * MIB
 """Bytes that a run may move beside its arguments and values: messages, logs, the modules of a first run."""
 
@@ -70,6 +71,18 @@ def test_an_argument_is_sent_once_to_a_host_however_many_workers_it_has() -> Non
     assert SIZE <= by_agent["written"] < SIZE + ALL_ELSE
     assert [total for total, _ in found] == [SIZE] * 4
     assert all(read < ALL_ELSE for _, read in found), "workers read what they were to map"
+
+
+def test_a_flood_of_lines_is_no_flood_of_events(workers: trx.Launcher) -> None:
+    def flood() -> None:
+        for _ in range(LINES):
+            print("x" * 59)
+
+    agent = agent_of(workers)
+    with moved(agent) as by_agent:
+        workers.run(flood)
+
+    assert by_agent["read"] < LINES, "inotify has 16 bytes for each event"
 
 
 # ---- processes and imports ------------------------------------------------------------------------------------------

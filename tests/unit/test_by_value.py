@@ -11,11 +11,13 @@ import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 import msgspec
 import pytest
 
+from trx_agent.protocol import payload
 from trx_agent.protocol.by_value import can_be_imported, send_by_value
 
 
@@ -134,3 +136,13 @@ def test_modules_that_are_found_are_not_registered_and_others_are(folder: Path) 
 def test_main_is_cloudpickles_own_affair() -> None:
     send_by_value(sys.modules["__main__"])
     assert "__main__" not in cloudpickle.list_registry_pickle_by_value()
+
+
+def test_code_keeps_its_file_for_tracebacks() -> None:
+    def outer() -> Any:
+        return lambda: None
+
+    pickled = payload.dumps(outer)
+    copy = payload.loads(pickled.pickle, pickled.buffers)
+    assert (copy.__code__.co_filename, copy().__code__.co_filename) == (__file__, __file__)
+    assert copy.__code__ == outer.__code__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 import sys
 import threading
 import types
@@ -14,7 +15,8 @@ from typing import Any
 import pytest
 
 import trx
-from trx import checks
+from trx import checks, host_lists
+from trx.plan import Host
 from trx_agent.protocol import payload
 
 
@@ -25,7 +27,7 @@ class Started(AssertionError):
 class NoSession:
     """In the place of `trx.session.Session`."""
 
-    def __init__(self, launcher: trx.Launcher) -> None:
+    def __init__(self, launcher: trx.Launcher, planned: tuple[Host, ...]) -> None:
         raise Started("something was started")
 
 
@@ -189,12 +191,42 @@ def test_good_settings_lead_to_a_start(good: dict[str, Any]) -> None:
         pass
 
 
+@pytest.mark.parametrize("source", [("node1", 0), ("node1#2", 3), ("node1#2", None), ("node2", 99)])
+def test_handlers_for_what_there_will_be_are_good(source: tuple[str, int | None]) -> None:
+    handler = logging.NullHandler()
+    trx.add_filter_to_handler(handler, *source)
+    handler.addFilter(lambda record: True)
+    checks.check_sources(
+        [handler, logging.NullHandler()], trx.Launcher(["node1", "node1", "node2"], [1, 4, "gpu"]).planned_hosts()
+    )
+
+
+def test_a_handler_for_none_of_many_hosts_names_some_of_them() -> None:
+    handler = trx.stream_handler("login", 0)
+    with pytest.raises(ValueError, match=r"'login', which is none of the hosts: node1, .*, node16 and 984 more$"):
+        checks.check_sources([handler], trx.Launcher("node[1-1000]", 1).planned_hosts())
+
+
 def test_files_that_are_there_are_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "env.sh").write_text("export A=1\n")
     monkeypatch.setenv("HOME", str(tmp_path))
     for path in (tmp_path / "env.sh", str(tmp_path / "env.sh"), "~/env.sh"):
         with pytest.raises(Started):
             trx.launch(work, env_file=path, ssh_config_file=path)
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ({"func_args": "hello"}, "func_args must be a list or a tuple, not str: for one argument, (argument,)"),
+        ({"func_args": 3}, "func_args must be a list or a tuple, not int"),
+        ({"func_args": {"steps": 3}}, "func_args must be a list or a tuple, not dict"),
+        ({"func_kwargs": [3]}, "func_kwargs must be a dict of arguments by their names, not list"),
+    ],
+)
+def test_arguments_that_are_none_are_refused(bad: dict[str, Any], words: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(words)):
+        trx.launch(work, **bad)
 
 
 def test_a_setting_that_does_not_exist_is_refused() -> None:
@@ -210,6 +242,71 @@ def test_the_length_of_a_list_is_held_against_the_allocation(monkeypatch: pytest
     with pytest.raises(Started):
         trx.launch(work, workers_per_host=[1, 2, 3])
     assert [host.label for host in trx.Launcher(workers_per_host=1).planned_hosts()] == ["gpu1", "gpu2", "gpu3"]
+
+
+class FakeSession:
+    """In the place of `trx.session.Session`: a run returns the labels of the hosts."""
+
+    usable = True
+
+    def __init__(self, launcher: trx.Launcher, planned: tuple[Host, ...]) -> None:
+        self._labels = [host.label for host in planned]
+
+    def run(self, call: payload.Pickled) -> list[str]:
+        return self._labels
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> FakeSession:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Hostfiles that were read; launches go well."""
+    monkeypatch.setattr(sys.modules["trx.session"], "Session", FakeSession)
+    paths: list[str] = []
+    read = host_lists.read_hostfile
+
+    def counted(text: str, path: str) -> host_lists.NamedHosts:
+        paths.append(path)
+        return read(text, path)
+
+    monkeypatch.setattr(host_lists, "read_hostfile", counted)
+    return paths
+
+
+def test_a_launch_reads_its_hostfile_once(reads: list[str], tmp_path: Path) -> None:
+    (tmp_path / "hosts").write_text("node1 slots=1\n")
+    trx.launch(work, hostnames=tmp_path / "hosts")
+    assert len(reads) == 1
+
+
+def test_an_open_launcher_keeps_the_hosts_that_it_has_started_agents_on(
+    reads: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hosts").write_text("node1 slots=1\n")
+    launcher: Any
+    with trx.Launcher(tmp_path / "hosts") as launcher:
+        for text in ("node2 slots=1\n", "no hostfile\n"):
+            (tmp_path / "hosts").write_text(text)
+            assert launcher.run(work) == ["node1"]
+        assert len(reads) == 1
+        monkeypatch.setattr(FakeSession, "usable", False)
+        (tmp_path / "hosts").write_text("node3 slots=1\n")
+        assert launcher.run(work) == ["node3"]
+        assert len(reads) == 2
+
+
+@pytest.mark.parametrize("bad", [{"grace_period": -1}, {"env_file": "/nowhere"}, {"preload": "torch"}])
+def test_settings_that_are_changed_between_two_runs_are_checked(reads: list[str], bad: dict[str, Any]) -> None:
+    with trx.Launcher(["node1"]) as launcher:
+        launcher.run(work)
+        vars(launcher).update(bad)
+        with pytest.raises((TypeError, ValueError, FileNotFoundError), match=next(iter(bad))):
+            launcher.run(work)
 
 
 def test_a_backend_that_the_users_imports_have_added_is_good(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trx.intake import Intake
+from trx.pieces import Received
 from trx.plan import Host, Worker
 from trx_agent.protocol.messages import Ended, Ending, Raised, Returned
 
@@ -15,8 +16,8 @@ def test_more_than_was_announced_is_let_pass_and_told(ending: Ending) -> None:
     intake.name(0, Worker(3, 1, Host(0, "node1", "node1", 2, False)))
     intake.expect(0, Ended(1, 1, 42, ending, 100, ""))
 
-    assert not intake.take_outcome(0, 1, 0, bytes(60))
-    assert intake.take_outcome(0, 1, 60, bytes(60))
+    assert not intake.take_outcome(0, 1, 0, Received(memoryview(bytes(60))))
+    assert intake.take_outcome(0, 1, 60, Received(memoryview(bytes(60))))
 
     outcomes = intake.outcomes()
     assert (dict(outcomes.values), dict(outcomes.errors)) == ({}, {})

@@ -62,5 +62,5 @@ def test_so_is_a_local_rank(local_rank: int) -> None:
 
 
 def test_a_host_that_was_not_named_is_a_key_error() -> None:
-    with pytest.raises(KeyError, match="node3"):
+    with pytest.raises(KeyError, match="there is no host 'node3': there are node1, node2"):
         RESULT.index("node3", 0)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from trx.hosts.shell import COMMAND, prelude
+from trx.hosts.shell import command, prelude
 
 LOGIN_SHELLS = ("bash", "dash", "zsh", "mksh", "csh", "tcsh", "fish")
 AWKWARD = "  a\\n 'b' \"c\" $(touch /dev/null) `id` é = !! ; "
@@ -21,7 +23,7 @@ def login(shell: str, text: bytes) -> subprocess.CompletedProcess[bytes]:
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
     # as sshd does it
-    return subprocess.run([shell, "-c", COMMAND], input=text, capture_output=True, timeout=20, check=False)
+    return subprocess.run([shell, "-c", command()], input=text, capture_output=True, timeout=20, check=False)
 
 
 @pytest.mark.parametrize("shell", LOGIN_SHELLS)
@@ -53,10 +55,62 @@ def test_connection_lost_in_between_starts_nothing(text: bytes) -> None:
     assert done.stdout == b""
 
 
-def test_command_is_one_quoted_word_that_all_shells_read_alike() -> None:
-    before, script, after = COMMAND.split("'")
-    assert (before, after) == ("exec sh -c ", "")
-    assert not set("\\!\n") & set(script)
+def test_command_is_quoted_words_that_all_shells_read_alike() -> None:
+    before, choice, between, script, after = command().split("'")
+    assert (before, between, after) == ("exec sh -c ", " ", "")
+    assert not set("\\!\n") & set(choice + script)
+
+
+def test_shell_ends_whose_launcher_was_cut_off_after_the_login() -> None:
+    text = prelude("/bin/true", {"TRX_A": "b"})
+    for said in ("", "TRX_A=b\n", "TRX_A=b\n\n", "TRX_A=b\n\n/bin/tr"):
+        assert text.decode().startswith(said)
+        with patient(1) as process:
+            assert process.stdin is not None
+            process.stdin.write(said.encode())
+            assert process.wait(20) not in (0, None), said  # though its stdin is open
+
+
+def test_shell_waits_for_each_line() -> None:
+    with patient(3) as process:
+        assert process.stdin is not None
+        for line in prelude(sys.executable, {"TRX_A": "b"}).splitlines(keepends=True):
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(1)  # four times, so longer than its patience
+            process.stdin.write(line)
+        process.stdin.write(b"print(1)\n")
+        assert process.wait(20) == 0
+
+
+def test_shell_without_bash_does_its_work_too(tmp_path: Path) -> None:
+    (tmp_path / "sh").symlink_to("/bin/dash")
+    assert shutil.which("bash", path=str(tmp_path)) is None
+    text = prelude(sys.executable, {"TRX_A": "b"}) + b"import os; print(os.environ['TRX_A'])\n"
+    done = subprocess.run(
+        ["/bin/dash", "-c", command()],
+        input=text,
+        capture_output=True,
+        timeout=20,
+        check=False,
+        env={"PATH": str(tmp_path)},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"b\n", b"")
+
+
+@contextmanager
+def patient(seconds: int) -> Iterator[subprocess.Popen[bytes]]:
+    """What sshd has started, with a stdin that stays open."""
+    with subprocess.Popen(
+        ["sh", "-c", command(seconds)],
+        bufsize=0,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_prelude_is_read_line_by_line() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from trx.timeline import Moment, Recorder
+from trx.timeline import Moment, Recorder, Timeline
 
 
 def recorded() -> Recorder:
@@ -35,6 +35,27 @@ def test_the_last_of_all_hosts_counts() -> None:
     assert timeline.last(Moment.FORKED) == 3.0
     assert timeline.last("function called") == 4.0
     assert timeline.last(Moment.ALL_GONE) is None
+
+
+def test_printed_it_has_a_line_for_each_moment() -> None:
+    assert str(recorded().timeline()).splitlines() == [
+        "agent up         1.000 s        node1",
+        "function loaded  2.500 s        rank 3 on node1",
+        "workers forked   2.000–3.000 s  2 hosts, the last is node2",
+        "function called  4.000 s        rank 3 on node1",
+    ]
+    assert str(Timeline()) == ""
+
+
+def test_printed_it_is_as_long_for_many_workers() -> None:
+    recorder = Recorder(now=0.0)
+    for rank in reversed(range(64)):
+        recorder.mark(Moment.CALLED, 9.9996 + rank / 1000, f"node{rank // 8 + 1}", rank)
+        recorder.mark(Moment.ENDED, 20.0, f"node{rank // 8 + 1}", rank)
+    assert str(recorder.timeline()).splitlines() == [
+        "function called  10.000–10.063 s  64 ranks, the last is rank 63 on node8",
+        "end reported     20.000 s         64 ranks, the last is rank 0 on node1",
+    ]
 
 
 def test_bars_of_the_trace_follow_each_other(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from trx.errors import HostFailure
 from trx.hosts.channel import HostUnusable
 from trx.hosts.child import Child, ChildChannel
+from trx_agent.protocol.bootstrap import FIRST_WORD
 
 INTERPRETER_ARGUMENTS = (
     "-c",
-    "import signal; signal.alarm(60); from io import FileIO; f = FileIO(0); exec(f.readline())",
+    f"import signal; signal.alarm({FIRST_WORD}); from io import FileIO; f = FileIO(0); exec(f.readline())",
 )
 """The alarm ends an interpreter whose launcher was cut off before it said anything; `trx_agent.__main__` stops it."""
 

@@ -2,7 +2,7 @@
 
 Everything that differs from launch to launch (environment, interpreter, keys, addresses) goes down stdin: nothing of it
 is seen in the host's process list, and no quoting of any shell can go wrong. The command itself is read by whatever
-login shell the user has there, so it holds nothing but what bash, dash, fish, csh and tcsh read alike: one word in
+login shell the user has there, so it holds nothing but what bash, dash, fish, csh and tcsh read alike: words in
 single quotes, without backslashes, exclamation marks or newlines.
 """
 
@@ -13,26 +13,43 @@ import re
 from collections.abc import Mapping
 
 from trx.hosts.local import INTERPRETER_ARGUMENTS
+from trx_agent.protocol.bootstrap import FIRST_WORD
 
 # `read` takes single bytes off a pipe, and so does the interpreter's FileIO: neither eats what its successor needs.
 _OPTION, _LOADER = INTERPRETER_ARGUMENTS
 _SCRIPT = (
-    'while IFS= read -r line && [ -n "$line" ]; do export "$line"; done; '
-    "IFS= read -r python && unset line && cd / && "
+    'while IFS= read $1 -r line || exit; [ -n "$line" ]; do export "$line"; done; '
+    "IFS= read $1 -r python && unset line && cd / && "
     f'exec "$python" {_OPTION} "{_LOADER}"'
 )
 
-WORDS = ("sh", "-c", _SCRIPT)
-"""A command that exports what the prelude says, and becomes its interpreter, which executes the line that follows."""
+# A host may be cut off just after the login, and never see the end of its stdin. bash has a deadline for that, not each
+# sh has. Its own start-up files are none of our business: the login shell has read them.
+_BEST_SHELL = (
+    'command -v bash >/dev/null && exec bash --norc --posix -c "$0" bash "-t {patience}"; exec sh -c "$0" sh ""'
+)
 
-COMMAND = f"exec sh -c '{_SCRIPT}'"
-"""The same, as sshd has a login shell run it."""
+
+def words(patience: int = FIRST_WORD) -> tuple[str, ...]:
+    """A command that exports what the prelude says, and becomes its interpreter, which executes the line that follows.
+
+    Args:
+        patience: Seconds that it waits for each line.
+    """
+    return "sh", "-c", _BEST_SHELL.format(patience=patience), _SCRIPT
+
+
+def command(patience: int = FIRST_WORD) -> str:
+    """The same, as sshd has a login shell run it."""
+    *plain, choice, script = words(patience)
+    return f"exec {' '.join(plain)} '{choice}' '{script}'"
+
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def prelude(python: str, environment: Mapping[str, str]) -> bytes:
-    """What `COMMAND` reads before it becomes the interpreter.
+    """What `command` reads before it becomes the interpreter.
 
     Args:
         python: The interpreter's path, absolute or to be found along the host's `PATH`.

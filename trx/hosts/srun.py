@@ -127,7 +127,7 @@ def step(allocation: Allocation, node: str, gpus: Mapping[str, tuple[int, ...]],
         words.append(f"--het-group={component}")
     if gpus:
         words.append(f"--gpus={len(gpus[node])}" if node in gpus else "--gres=none")
-    return (*words, *shell.WORDS)
+    return (*words, *shell.words())
 
 
 def explain_exit(label: str, printed: str) -> HostFailure | None:

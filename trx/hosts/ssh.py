@@ -168,7 +168,7 @@ class SSHChannel:
     def _start(self, deadline: float) -> Stream:
         """Starts the interpreter, and tells it what it needs in order to start."""
         stream = Stream(self._connected().open_session(timeout=_left(deadline)))
-        self._teardown.wait_for(partial(stream.execute, shell.COMMAND), _left(deadline))
+        self._teardown.wait_for(partial(stream.execute, shell.command()), _left(deadline))
         stream.write(self._prelude)
         return stream
 

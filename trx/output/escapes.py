@@ -21,11 +21,14 @@ _CONTROLS = r"\x00-\x07\x0b\x0c\x0e-\x1f\x7f-\x9f"
 # The set comes first, as the regex engine then skips ordinary text at full speed.
 _forbidden = re.compile(rf"[{_CONTROLS}](?:(?<!\x1b)|(?<=\x1b)(?!{_ALLOWED})(?:{_SEQUENCE})?)")
 _incomplete = re.compile(_INCOMPLETE)
+_harmless = bytes([*range(ord(" "), 0x7F), *b"\b\t\n\r"])
 _no_text = re.compile(rf"\x1b(?:{_SEQUENCE})?|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def neutralise(text: str) -> str:
     """Returns `text` without anything that could drive a terminal; idempotent."""
+    if text.isascii() and not text.encode().translate(None, delete=_harmless):  # five times faster, for floods
+        return text
     return _forbidden.sub(_substitute, text)
 
 

@@ -67,15 +67,21 @@ def stream_handler(hostname: str, local_rank: int | None, level: int = logging.N
 
 
 class SourceFilter(logging.Filter):
-    """Lets pass what one worker, or one agent, printed or logged."""
+    """Lets pass what one worker, or one agent, printed or logged.
+
+    Attributes:
+        hostname: Of the worker or agent, numbered where it is named twice.
+        local_rank: The worker's; None for an agent.
+    """
 
     def __init__(self, hostname: str, local_rank: int | None, level: int) -> None:
         super().__init__()
-        self._source = (hostname, local_rank)
+        self.hostname = hostname
+        self.local_rank = local_rank
         self._level = level
 
     def admits(self, hostname: object, local_rank: object) -> bool:
-        return (hostname, local_rank) == self._source
+        return (hostname, local_rank) == (self.hostname, self.local_rank)
 
     def filter(self, record: logging.LogRecord) -> bool:
         source = getattr(record, "hostname", None), getattr(record, "local_rank", None)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import select
+import stat
 from collections.abc import Iterator
 from typing import TextIO
 
-_PIECE = 1000
-"""Characters, of at most four bytes: less than PIPE_BUF, which a pipe that is ready takes without blocking."""
+_PIECE = 4000
+"""Bytes: less than PIPE_BUF, which a pipe that is ready takes without blocking."""
+
+_LONGEST_CHARACTER = 4
+"""Bytes."""
 
 
 def print_pieces(stream: TextIO, text: str) -> Iterator[None]:
@@ -19,7 +24,7 @@ def print_pieces(stream: TextIO, text: str) -> Iterator[None]:
         OSError, ValueError: Where the stream is closed or broken.
     """
     descriptor = _descriptor(stream)
-    if descriptor is None:
+    if descriptor is None or stat.S_ISREG(os.fstat(descriptor).st_mode):
         _write(stream, text)
         stream.flush()
         yield
@@ -29,7 +34,8 @@ def print_pieces(stream: TextIO, text: str) -> Iterator[None]:
     # A thread that is stuck in a write holds the stream's lock, for which Python waits when it exits; and in
     # non-blocking mode, which whoever shares the terminal may set, a write loses what exceeds the buffer. So: wait
     # first, and then write no more than fits. The empty piece makes room by flushing what the user's own prints left.
-    for piece in ("", *(text[start : start + _PIECE] for start in range(0, len(text), _PIECE))):
+    length = _PIECE if text.isascii() else _PIECE // _LONGEST_CHARACTER
+    for piece in ("", *(text[start : start + length] for start in range(0, len(text), length))):
         poll.poll()
         with contextlib.suppress(BlockingIOError):  # raised by a flush at a line end: the piece lies in the buffer
             _write(stream, piece)

@@ -20,6 +20,9 @@ from trx_agent.protocol.messages import VERSION, Preparation
 MARKER = b"\x1etrx-agent\x1e"
 NOISE = 64 * 1024
 
+FIRST_WORD = 60
+"""Seconds that the launcher has for what it writes to stdin; a host that is cut off then never sees the end of it."""
+
 _LOADER = """
 import sys, json
 sys.path[:] = [path for path in sys.path if path]

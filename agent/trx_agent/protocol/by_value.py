@@ -6,6 +6,7 @@ cloudpickle does so for functions and classes of `__main__` and those made withi
   has left `sys.path`;
 - objects that pickle themselves by their name, although they are of `__main__` (cached and dispatching functions, types
   made by `NewType` and the like, which functions have in their annotations), or not at all (`cached_property`);
+- the file that code is from, without which a traceback of a worker shows no lines;
 - slots of classes, without which an instance made by a worker would not fit its class in the launcher;
 - that a class which comes back to where it was defined is left as it is: cloudpickle would replace its functions by
   those that came back, which see other global variables than the script's own.
@@ -21,7 +22,7 @@ import uuid
 from abc import ABCMeta
 from collections.abc import Callable, Mapping, Sequence
 from importlib.machinery import ModuleSpec
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
@@ -190,6 +191,16 @@ def _cached(function: Callable[..., Any], parameters: Mapping[str, Any]) -> obje
     return functools.lru_cache(**parameters)(function)
 
 
+def _reduce_code(code: CodeType) -> Reduced:
+    """With the file that tracebacks name: since 3.1.3 cloudpickle leaves it out."""
+    make, args = cloudpickle.CloudPickler.dispatch_table[CodeType](code)
+    return _code_of_file, (make, args, code.co_filename)
+
+
+def _code_of_file(make: Callable[..., CodeType], args: tuple[Any, ...], file: str) -> CodeType:
+    return make(*args).replace(co_filename=file)
+
+
 def _reduce_dispatcher(function: Any) -> Reduced:
     return _new_dispatcher, (), dict(function.registry), None, None, _fill_dispatcher
 
@@ -239,6 +250,7 @@ _REDUCERS: dict[type, Callable[[Any], Reduced]] = {
 }
 
 _ALWAYS: dict[type, Callable[[Any], Reduced]] = {
+    CodeType: _reduce_code,
     functools.cached_property: _reduce_cached_property,
     functools.singledispatchmethod: _reduce_dispatching_method,
 }

@@ -28,6 +28,9 @@ class Kind(str, enum.Enum):
 CHUNK = 1 << 20
 """Bytes of one body at the most: what CURVE encrypts fastest, and small enough to let control messages through."""
 
+CHUNK_IN_FILE = 4 << 20
+"""Bytes of one `DataInFile` at the most: two of them fill an outcome's window."""
+
 WINDOWS = {
     Kind.STDOUT: 1 << 20,
     Kind.STDERR: 1 << 20,

@@ -1,0 +1,110 @@
+"""Tells which files grow and which appear, at a cost that does not depend on how often they are written to.
+
+inotify makes an event of every write, and the writer waits while it is made: a flood of lines took twice as long. So
+it is asked for a file's first write only (`IN_ONESHOT`). From then on the file's size is looked at, ever more rarely,
+until it has not changed from one look to the next; then inotify is asked again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from inotify_simple import INotify, flags
+
+_FIRST_LOOK = 0.01
+"""Seconds after its first write at which a file is looked at again."""
+
+_LAST_LOOK = 0.08
+"""Seconds between two looks at the most: how late a line of a flood may be."""
+
+
+@dataclass
+class _File:
+    path: Path
+    grown: Callable[[], None]
+    size: int = 0
+    pause: float = _FIRST_LOOK
+    due: float = 0.0
+
+    def has_grown(self) -> bool:
+        """Whether its size is another one than it was; if so, whoever watches it is told."""
+        try:
+            size = self.path.stat().st_size
+        except FileNotFoundError:
+            return False
+        if size == self.size:
+            return False
+        self.size = size
+        self.grown()
+        return True
+
+
+class FileWatch:
+    """See the module. `handle` is to be called when `fileno` is readable, `look` when `patience` is over."""
+
+    def __init__(self) -> None:
+        self._inotify = INotify()
+        self._still: dict[int, _File] = {}  # inotify will tell of their next write
+        self._growing: list[_File] = []
+        self._folders: dict[int, tuple[Path, Callable[[str], None]]] = {}
+
+    def fileno(self) -> int:
+        return int(self._inotify.fileno())
+
+    def watch_file(self, path: Path, grown: Callable[[], None]) -> None:
+        """Has `grown` called whenever a file, which must exist, has become larger."""
+        self._ask(_File(path, grown))
+
+    def watch_folder(self, folder: Path, appeared: Callable[[str], None]) -> None:
+        """Has `appeared` called with the name of each file that is renamed to be in a folder."""
+        self._folders[self._inotify.add_watch(folder, flags.MOVED_TO)] = folder, appeared
+
+    def forget(self, directory: Path) -> None:
+        """Watches nothing below a directory any longer."""
+        watched = {watch: folder for watch, (folder, _) in self._folders.items()}
+        watched |= {watch: file.path for watch, file in self._still.items()}
+        for watch, path in watched.items():
+            if directory in path.parents:
+                with contextlib.suppress(OSError):  # it has just had its one event, or the file is gone
+                    self._inotify.rm_watch(watch)
+                self._folders.pop(watch, None)
+                self._still.pop(watch, None)
+        self._growing = [file for file in self._growing if directory not in file.path.parents]
+
+    def handle(self, now: float) -> None:
+        """Deals with what inotify tells."""
+        for event in self._inotify.read(timeout=0):
+            if event.mask & flags.MOVED_TO and event.wd in self._folders:
+                _, appeared = self._folders[event.wd]
+                appeared(event.name)
+            elif event.mask & flags.MODIFY and (file := self._still.pop(event.wd, None)):
+                file.has_grown()
+                file.pause = _FIRST_LOOK
+                file.due = now + file.pause
+                self._growing.append(file)
+
+    def patience(self, now: float) -> float:
+        """Seconds until some file is to be looked at."""
+        return max(0.0, min((file.due for file in self._growing), default=float("inf")) - now)
+
+    def look(self, now: float) -> None:
+        """Looks at the files that it is time to look at."""
+        due = [file for file in self._growing if file.due <= now]
+        for file in due:
+            if file.has_grown():
+                file.pause = min(2 * file.pause, _LAST_LOOK)
+                file.due = now + file.pause
+            else:
+                self._growing.remove(file)
+                self._ask(file)
+
+    def close(self) -> None:
+        self._inotify.close()
+
+    def _ask(self, file: _File) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._still[self._inotify.add_watch(file.path, flags.MODIFY | flags.ONESHOT)] = file
+            file.has_grown()  # since it was last looked at

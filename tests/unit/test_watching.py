@@ -1,0 +1,151 @@
+"""Which files grow and which appear: told of every growth, by inotify or by a look, and at no cost for the writer."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from trx_agent.watching import FileWatch
+
+
+class Watching:
+    """A watch of one file, with a clock of its own; `seen` is what the file held whenever its growth was told."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.path.touch()
+        self.watch = FileWatch()
+        self.now = 0.0
+        self.seen: list[bytes] = []
+        self.watch.watch_file(path, lambda: self.seen.append(path.read_bytes()))
+
+    def write(self, text: bytes) -> None:
+        with self.path.open("ab") as file:
+            file.write(text)
+
+    def told(self) -> bool:
+        """Whether inotify has something to tell; it is dealt with."""
+        ready, _, _ = select.select([self.watch.fileno()], [], [], 0)
+        if ready:
+            self.watch.handle(self.now)
+        return bool(ready)
+
+    def wait(self) -> float:
+        """Lets the time pass until the next look, and looks; returns how long that was."""
+        patience = self.watch.patience(self.now)
+        self.now += patience
+        self.watch.look(self.now)
+        return patience
+
+
+@pytest.fixture
+def watching(tmp_path: Path) -> Iterator[Watching]:
+    made = Watching(tmp_path / "stdout")
+    yield made
+    made.watch.close()
+
+
+def test_the_first_write_is_told_by_inotify_and_the_next_ones_by_looks(watching: Watching) -> None:
+    assert watching.watch.patience(0.0) == float("inf")
+    watching.write(b"a")
+    assert watching.told()
+    assert watching.seen == [b"a"]
+    watching.write(b"b")
+    watching.write(b"c")
+    watching.told()  # that it asks no more
+    assert not watching.told()
+    assert watching.seen == [b"a"]
+    watching.wait()
+    assert watching.seen == [b"a", b"abc"]
+
+
+def test_a_flood_makes_no_events(watching: Watching) -> None:
+    watching.write(b"first")
+    watching.told()
+    watching.told()
+    for _ in range(1000):
+        watching.write(b"line\n")
+    assert not watching.told()
+
+
+def test_a_file_that_grows_is_looked_at_ever_more_rarely_but_often_enough(watching: Watching) -> None:
+    watching.write(b".")
+    watching.told()
+    pauses = []
+    for _ in range(6):
+        watching.write(b".")
+        pauses.append(watching.wait())
+    assert pauses == pytest.approx([0.01, 0.02, 0.04, 0.08, 0.08, 0.08])
+
+
+def test_a_file_that_is_still_is_left_to_inotify_again(watching: Watching) -> None:
+    for round_ in range(3):
+        watching.write(b"x")
+        while not watching.told() or len(watching.seen) <= round_:
+            pass
+        assert watching.wait() == pytest.approx(0.01)
+        assert watching.watch.patience(watching.now) == float("inf")
+    assert watching.seen == [b"x", b"xx", b"xxx"]
+
+
+def test_what_is_written_just_before_inotify_is_asked_again_is_not_missed(
+    watching: Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watching.write(b"a")
+    watching.told()
+    add = watching.watch._inotify.add_watch
+
+    def write_first(*args: object) -> int:
+        watching.write(b"b")
+        return int(add(*args))
+
+    monkeypatch.setattr(watching.watch._inotify, "add_watch", write_first)
+    watching.wait()
+    assert watching.seen[-1] == b"ab"
+
+
+def test_a_file_that_has_gone_is_no_error(watching: Watching) -> None:
+    watching.write(b"a")
+    watching.told()
+    watching.path.unlink()
+    watching.wait()
+    assert watching.watch.patience(watching.now) == float("inf")
+
+
+def test_files_that_are_renamed_into_a_folder_are_told_and_others_are_not(watching: Watching, tmp_path: Path) -> None:
+    folder, appeared = tmp_path / "0", list[str]()
+    folder.mkdir()
+    watching.watch.watch_folder(folder, appeared.append)
+    (folder / "part").write_bytes(b"value")
+    os.rename(folder / "part", folder / "returned")
+    watching.told()
+    assert appeared == ["returned"]
+
+
+@pytest.mark.parametrize("state", ["still", "growing", "just told"])
+def test_what_was_forgotten_is_not_told_of(watching: Watching, tmp_path: Path, state: str) -> None:
+    folder = tmp_path / "run-1" / "0"
+    folder.mkdir(parents=True)
+    told: list[str] = []
+    watched = folder / "stdout"
+    watched.touch()
+    watching.watch.watch_file(watched, lambda: told.append("grown"))
+    watching.watch.watch_folder(folder, told.append)
+    if state != "still":
+        watched.write_bytes(b"a")
+    if state == "growing":
+        watching.told()
+        told.clear()
+    watching.watch.forget(tmp_path / "run-1")
+    watched.write_bytes(b"abc")
+    os.rename(watched, folder / "returned")
+    watching.told()
+    watching.watch.look(1.0)
+    assert told == []
+    watching.write(b"still watched")
+    watching.told()
+    assert watching.seen == [b"still watched"]
