@@ -676,7 +676,7 @@ def more_output_than_there_is_credit_for(puppet: Puppet) -> None:
         puppet.say(Data(Stream(0, -1, Kind.AGENT), number * MEGABYTE), bytes(MEGABYTE))
 
 
-def output_that_does_not_go_on_where_it_was(puppet: Puppet) -> None:
+def output_that_was_sent_before(puppet: Puppet) -> None:
     puppet.say(Data(Stream(1, 0, Kind.STDERR), 0), b"12345")
     puppet.say(Data(Stream(1, 0, Kind.STDERR), 0), b"12345")
 
@@ -711,7 +711,7 @@ NOTICED = ("talking to the launcher", "handing over outcomes", "handing over the
         end_that_is_told_twice,
         second_hello,
         more_output_than_there_is_credit_for,
-        output_that_does_not_go_on_where_it_was,
+        output_that_was_sent_before,
         file_that_is_not_there,
         file_that_is_a_directory,
         file_of_no_name,
