@@ -65,7 +65,7 @@ ROWS = [
         quick_rounds=1,
         fewer_is_better=False,
         floor=frozenset({"a file"}),
-        if_missed="no line is there before it is printed: to a file, with nothing around it, that takes as long as it does",
+        if_missed="no line arrives before it is printed, which takes as long as it does to a file",
         units={
             "trx: lines lost": "lines",
             "torchrunx: lines lost": "lines",
