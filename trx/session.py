@@ -76,6 +76,8 @@ class Session:
         explain = [partial(hosts.explain_exit, host, python) for host in planned]
         self._engine = Engine(planned, [open_channel(host) for host in planned], explain, settings, sinks)
         self._engine.start()
+        self._outliving = contextlib.ExitStack()
+        self._outliving.enter_context(signals.outlived())
 
     @property
     def usable(self) -> bool:
@@ -105,7 +107,8 @@ class Session:
         return Preparation({**self._terminal, **variables}, text, tuple(launcher.preload))
 
     def close(self) -> None:
-        self._engine.close(self._grace + 5.0)
+        with self._outliving:
+            self._engine.close(self._grace + 5.0)
 
     def __enter__(self) -> Session:
         return self
