@@ -270,6 +270,30 @@ tell(facts)
     assert by_agent == by_file == "in\n"
 
 
+def test_host_whose_cable_was_out_is_tried_again(run: Runs) -> None:
+    """The network tells that it finds nobody there; the cable is in again before the next attempt ends."""
+    lab = run.lab
+    lab["node1"].link_down()
+    lab.launcher.forget_neighbours()
+    source = """
+from trx.hosts.teardown import Teardown
+pause = Teardown.pause
+
+def tell_and_pause(self, seconds):
+    print("tries again", flush=True)
+    pause(self, seconds)
+
+Teardown.pause = tell_and_pause
+print(output("node1", "print('there')"))
+"""
+    script = lab.popen([sys.executable, lab.script_file(HELPERS + source), lab.ssh_config], env=ENVIRONMENT)
+    assert script.stdout is not None
+    assert script.stdout.readline() == "tries again\n"
+    lab["node1"].link_up()
+    assert script.communicate(timeout=20)[0].splitlines()[-2:] == ["there", ""]
+    assert script.returncode == 0
+
+
 # -- through others ---------------------------------------------------------------------------------------------------
 
 
