@@ -331,6 +331,20 @@ tell([*facts, subprocess.run(["pgrep", "-P", str(os.getpid())], capture_output=T
     assert facts == [lab.launcher.ip, lab["node1"].ip, 0]
 
 
+def test_proxy_command_may_open_as_many_files_as_ever(run: Runs) -> None:
+    source = """
+import resource, subprocess
+from trx import open_files
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 1000))
+with open_files.allowed(hosts=100), opened("node2", "") as channel:
+    child = int(subprocess.run(["pgrep", "-P", str(os.getpid()), "ssh"], capture_output=True, text=True).stdout)
+    facts = [resource.getrlimit(resource.RLIMIT_NOFILE)[0], resource.prlimit(child, resource.RLIMIT_NOFILE)[0]]
+tell(facts)
+"""
+    command = shlex.join(["ssh", "-F", str(run.lab.ssh_config), "-W", "%h:%p", "node1"])
+    assert run(source, extra=f"Host node2\n  ProxyCommand {command}\n") == [448, 100]
+
+
 def test_broken_proxy_command_tells_what_it_said(run: Runs) -> None:
     found = run("tell(failure('node2'))", extra="Host node2\n  ProxyCommand sh -c 'echo no way >&2; exit 1'\n")
     assert found["reason"] == "its ProxyCommand ended: no way"
