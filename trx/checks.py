@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import inspect
 import itertools
 import logging
 import os
-import resource
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +22,6 @@ from trx_agent.protocol.payload import Pickled
 
 WORDS_FOR_WORKERS = ("auto", "gpu", "cpu", "slurm")
 SHORTEST_LEASE = 3.0
-_OPEN_FILES, _OPEN_FILES_OF_A_HOST = 48, 4
 _MOST_SHOWN = 16
 _BACKENDS = {"gloo", "nccl", "mpi", "ucc", "xccl", "fake"}
 
@@ -138,15 +135,6 @@ def check_lease(seconds: float) -> None:
     """Raises ValueError where a lease is so short that signs of life, one a second, could not renew it."""
     if seconds < SHORTEST_LEASE:
         raise ValueError(f"lease must be at least {SHORTEST_LEASE} seconds, not {seconds}")
-
-
-def check_open_files(hosts: int) -> None:
-    """Raises OSError where this process may not open as many files as the connections to so many hosts take."""
-    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = _OPEN_FILES + _OPEN_FILES_OF_A_HOST * hosts
-    if allowed < needed:
-        reason = f"this process may open only {allowed} files, and {hosts} hosts take {needed}: raise the limit"
-        raise OSError(errno.EMFILE, f"{reason} (ulimit -n {needed})")
 
 
 def check_python(path: object) -> None:

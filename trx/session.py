@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trx import checks, hosts, signals, slurm
+from trx import checks, hosts, open_files, signals, slurm
 from trx.engine import Engine, LaunchSettings
 from trx.environment import select
 from trx.interrupts import interruptible
@@ -53,7 +53,7 @@ class Session:
         self._terminal = _terminal_size()  # once, since another one would cost another import of torch
         preparation = self._preparation()
         python = launcher.python or sys.executable
-        checks.check_open_files(len(planned))
+        open_files.check(len(planned))
         slurm.ask_for_gpus([host.hostname for host in planned])
         by_srun = frozenset(host.index for host in planned if allocation and allocation.node(host.hostname))
         self._warned_by_slurm = by_srun if allocation and allocation.in_step else frozenset()
@@ -74,8 +74,11 @@ class Session:
         sinks += [self._files] if self._files else []
         sinks += [*handlers, HandlerSink()]
         explain = [partial(hosts.explain_exit, host, python) for host in planned]
+        self._lasting = contextlib.ExitStack()
+        self._lasting.enter_context(open_files.allowed(len(planned)))
         self._engine = Engine(planned, [open_channel(host) for host in planned], explain, settings, sinks)
         self._engine.start()
+        self._lasting.enter_context(signals.outlived())
 
     @property
     def usable(self) -> bool:
@@ -105,7 +108,8 @@ class Session:
         return Preparation({**self._terminal, **variables}, text, tuple(launcher.preload))
 
     def close(self) -> None:
-        self._engine.close(self._grace + 5.0)
+        with self._lasting:
+            self._engine.close(self._grace + 5.0)
 
     def __enter__(self) -> Session:
         return self

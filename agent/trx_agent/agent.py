@@ -185,9 +185,7 @@ class Agent:
             return
         match message:
             case Probe(doors, nonce):
-                if self._knocking:
-                    self._knocking.give_up()
-                    self._unwatch(self._knocking.descriptor)
+                self._stop_knocking()
                 self._knocking = Knocking(doors, nonce)
                 self._watch(self._knocking.descriptor, self._door_answered)
             case Start():
@@ -256,8 +254,7 @@ class Agent:
         self._send(Drained(run))
 
     def _begin(self, order: Start, forkserver: ForkServer) -> None:
-        if self._knocking:
-            self._knocking.give_up()  # a door was chosen
+        self._stop_knocking()  # a door was chosen
         directory = self._directory / f"run-{order.run}"
         directory.mkdir(mode=0o700)
         bootstrap = self._bootstrap
@@ -325,6 +322,11 @@ class Agent:
     def _door_answered(self) -> None:
         if self._knocking:
             self._send(Reached(self._knocking.reached()))
+
+    def _stop_knocking(self) -> None:
+        if self._knocking:
+            self._unwatch(self._knocking.descriptor)
+            self._knocking.give_up()
 
     def _children_ended(self, wakeup: int) -> None:
         os.read(wakeup, 4096)

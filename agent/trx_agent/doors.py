@@ -80,14 +80,16 @@ class Knocking:
     """Knocks at all doors at the same time, in threads, since connecting to a filtered address takes its time.
 
     An attempt that fails is repeated: a network that is gone for some seconds is no reason to end a launch.
-    `descriptor` becomes readable whenever one more door has answered; then `reached` has the result so far.
+    `descriptor` becomes readable whenever one more door has answered; then `reached` has the result so far. It is -1
+    once nobody knocks any more.
     """
 
     def __init__(self, doors: Iterable[Door], nonce: bytes) -> None:
         self._nonce = nonce
         self._reached: list[tuple[Door, str]] = []
         self._over = threading.Event()
-        self.descriptor, self._writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._telling = threading.Lock()  # so that no thread writes to what has been closed
+        self.descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         before = threading.Event()
         before.set()
         for door in doors:
@@ -97,7 +99,7 @@ class Knocking:
 
     def reached(self) -> tuple[Door, ...]:
         with contextlib.suppress(BlockingIOError):
-            os.read(self.descriptor, 4096)
+            os.eventfd_read(self.descriptor)
         return tuple(door for door, _ in self._reached)
 
     def own_address(self, door: Door) -> str:
@@ -105,8 +107,12 @@ class Knocking:
         return next((address for each, address in self._reached if each == door), "")
 
     def give_up(self) -> None:
-        """Begins no further attempt."""
-        self._over.set()
+        """Begins no further attempt, and tells of no further answer. What was found out stays."""
+        with self._telling:
+            if not self._over.is_set():
+                self._over.set()
+                os.close(self.descriptor)
+                self.descriptor = -1
 
     def _knock(self, door: Door, before: threading.Event, tried: threading.Event) -> None:
         until = time.monotonic() + PATIENCE
@@ -123,10 +129,15 @@ class Knocking:
                 if _read(visitor, len(self._nonce)) == self._nonce:
                     before.wait(HEAD_START)
                     self._reached.append((door, visitor.getsockname()[0]))
-                    os.write(self._writing, b".")
+                    self._tell()
                 return True  # also where it is the door of somebody else
         except OSError:
             return False
+
+    def _tell(self) -> None:
+        with self._telling:
+            if not self._over.is_set():
+                os.eventfd_write(self.descriptor, 1)
 
 
 def _read(visitor: socket.socket, size: int) -> bytes:

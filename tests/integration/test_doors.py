@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import struct
@@ -96,3 +97,26 @@ def test_nobody_knocks_any_more_once_a_door_is_chosen(listener: socket.socket) -
     listener.setblocking(False)
     with pytest.raises(BlockingIOError):
         listener.accept()
+
+
+def test_nothing_stays_open_once_a_door_is_chosen_and_an_answer_that_comes_late_disturbs_nobody(
+    listener: socket.socket,
+) -> None:
+    before, threads = os.listdir("/proc/self/fd"), set(threading.enumerate())
+    knocking = Knocking([door_of(listener)], NONCE)
+    (thread,) = set(threading.enumerate()) - threads
+    descriptor = knocking.descriptor
+    visitor, _ = listener.accept()
+    with visitor:
+        knocking.give_up()
+        knocking.give_up()
+        somebody_elses = os.eventfd(0, os.EFD_NONBLOCK)
+        assert somebody_elses == descriptor
+        visitor.sendall(NONCE)
+        thread.join(20)
+    assert not thread.is_alive()
+    with pytest.raises(BlockingIOError):
+        os.eventfd_read(somebody_elses)
+    os.close(somebody_elses)
+    assert knocking.own_address(door_of(listener)) == "127.0.0.1"
+    assert os.listdir("/proc/self/fd") == before

@@ -267,6 +267,13 @@ def test_launcher_that_may_open_few_files(lab: Lab) -> None:
     assert "ulimit -n" in finished.stderr.splitlines()[-1]
 
 
+def test_launcher_that_may_open_few_files_unless_it_asks_for_more(lab: Lab) -> None:
+    few = "import resource\nhard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+    few += "resource.setrlimit(resource.RLIMIT_NOFILE, (20, hard))\n"
+    finished = run(lab, ALL_REDUCE.replace("\nconfig,", f"\n{few}config,"), hostnames=lab.names)
+    assert finished.returncode == 0, finished.stderr
+
+
 TAKES_ALL_PORTS = """
 import socket, sys
 for family in (socket.AF_INET, socket.AF_INET6):

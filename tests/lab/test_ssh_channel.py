@@ -270,6 +270,30 @@ tell(facts)
     assert by_agent == by_file == "in\n"
 
 
+def test_host_whose_cable_was_out_is_tried_again(run: Runs) -> None:
+    """The network tells that it finds nobody there; the cable is in again before the next attempt ends."""
+    lab = run.lab
+    lab["node1"].link_down()
+    lab.launcher.forget_neighbours()
+    source = """
+from trx.hosts.teardown import Teardown
+pause = Teardown.pause
+
+def tell_and_pause(self, seconds):
+    print("tries again", flush=True)
+    pause(self, seconds)
+
+Teardown.pause = tell_and_pause
+print(output("node1", "print('there')"))
+"""
+    script = lab.popen([sys.executable, lab.script_file(HELPERS + source), lab.ssh_config], env=ENVIRONMENT)
+    assert script.stdout is not None
+    assert script.stdout.readline() == "tries again\n"
+    lab["node1"].link_up()
+    assert script.communicate(timeout=20)[0].splitlines()[-2:] == ["there", ""]
+    assert script.returncode == 0
+
+
 # -- through others ---------------------------------------------------------------------------------------------------
 
 
@@ -305,6 +329,20 @@ tell([*facts, subprocess.run(["pgrep", "-P", str(os.getpid())], capture_output=T
 """
     facts = run(source, extra=f"Host node2\n  ProxyCommand {command}\n")
     assert facts == [lab.launcher.ip, lab["node1"].ip, 0]
+
+
+def test_proxy_command_may_open_as_many_files_as_ever(run: Runs) -> None:
+    source = """
+import resource, subprocess
+from trx import open_files
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 1000))
+with open_files.allowed(hosts=100), opened("node2", "") as channel:
+    child = int(subprocess.run(["pgrep", "-P", str(os.getpid()), "ssh"], capture_output=True, text=True).stdout)
+    facts = [resource.getrlimit(resource.RLIMIT_NOFILE)[0], resource.prlimit(child, resource.RLIMIT_NOFILE)[0]]
+tell(facts)
+"""
+    command = shlex.join(["ssh", "-F", str(run.lab.ssh_config), "-W", "%h:%p", "node1"])
+    assert run(source, extra=f"Host node2\n  ProxyCommand {command}\n") == [448, 100]
 
 
 def test_broken_proxy_command_tells_what_it_said(run: Runs) -> None:

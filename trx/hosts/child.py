@@ -8,6 +8,8 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 
+from trx import open_files
+
 
 class Child:
     """A child process in a session of its own: signals of the launcher's terminal are not for it.
@@ -31,6 +33,7 @@ class Child:
             env=environment,
             start_new_session=True,
         )
+        open_files.spare(self._process.pid)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout

@@ -14,6 +14,7 @@ from contextlib import suppress
 from functools import partial
 from typing import IO, Any
 
+from trx import open_files
 from trx.hosts.route import Hop
 from trx.hosts.teardown import Teardown
 
@@ -153,6 +154,7 @@ class ProxyCommand:
                 stderr=self._stderr,
                 start_new_session=True,
             )
+        open_files.spare(self._process.pid)
         teardown.add(self._end)
 
     def complaint(self) -> str:
