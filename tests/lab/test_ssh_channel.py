@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from trx.hosts.shell import command
 
 from .harness import HostOptions, Lab
 
@@ -766,3 +769,11 @@ port = serve(lambda connection: connection.close())
 tell([bool(failure(f"127.0.0.1:{{port}}")), bool(failure("node2")), output("node3", "print(1)")], clean=False)
 """
     assert run_among_odd_hosts(source) == [True, True, "1\n"]  # and nothing on stderr
+
+
+def test_login_that_stays_silent_ends(run: Runs) -> None:
+    """As that of a launcher which is cut off before its first word; this one keeps silent, so its status is seen."""
+    lab = run.lab
+    process = lab.launcher.popen(["ssh", "-F", str(lab.ssh_config), "node1", command(1)], stdin=subprocess.PIPE)
+    assert process.wait(20) == 128 + signal.SIGALRM  # what bash says of a time limit
+    process.communicate()
