@@ -8,7 +8,8 @@ until it has not changed from one look to the next; then inotify is asked again.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ _LAST_LOOK = 0.08
 """Seconds between two looks at the most: how late a line of a flood may be."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _File:
     path: Path
     grown: Callable[[], None]
@@ -29,17 +30,11 @@ class _File:
     pause: float = _FIRST_LOOK
     due: float = 0.0
 
-    def has_grown(self) -> bool:
-        """Whether its size is another one than it was; if so, whoever watches it is told."""
+    def status(self) -> os.stat_result | None:
         try:
-            size = self.path.stat().st_size
+            return self.path.stat()
         except FileNotFoundError:
-            return False
-        if size == self.size:
-            return False
-        self.size = size
-        self.grown()
-        return True
+            return None
 
 
 class FileWatch:
@@ -76,15 +71,15 @@ class FileWatch:
 
     def handle(self, now: float) -> None:
         """Deals with what inotify tells."""
+        told = []
         for event in self._inotify.read(timeout=0):
             if event.mask & flags.MOVED_TO and event.wd in self._folders:
                 _, appeared = self._folders[event.wd]
                 appeared(event.name)
             elif event.mask & flags.MODIFY and (file := self._still.pop(event.wd, None)):
-                file.has_grown()
-                file.pause = _FIRST_LOOK
-                file.due = now + file.pause
-                self._growing.append(file)
+                file.pause = _FIRST_LOOK / 2
+                told.append(file)
+        self._look_at(told, now)
 
     def patience(self, now: float) -> float:
         """Seconds until some file is to be looked at."""
@@ -92,19 +87,38 @@ class FileWatch:
 
     def look(self, now: float) -> None:
         """Looks at the files that it is time to look at."""
-        due = [file for file in self._growing if file.due <= now]
-        for file in due:
-            if file.has_grown():
-                file.pause = min(2 * file.pause, _LAST_LOOK)
-                file.due = now + file.pause
-            else:
-                self._growing.remove(file)
-                self._ask(file)
+        self._look_at([file for file in self._growing if file.due <= now], now)
 
     def close(self) -> None:
         self._inotify.close()
 
+    def _look_at(self, files: Sequence[_File], now: float) -> None:
+        """And at others in their folder that are growing, since what was printed first is to come first."""
+        folders = {file.path.parent for file in files}
+        beside = [file for file in self._growing if file.path.parent in folders and file not in files]
+        grown = self._tell([*beside, *files])  # the news of these is the latest
+        self._growing = [file for file in self._growing if file not in files]
+        for file in files:
+            if file in grown:
+                file.pause = min(2 * file.pause, _LAST_LOOK)
+                file.due = now + file.pause
+                self._growing.append(file)
+            else:
+                self._ask(file)
+
+    def _tell(self, files: Sequence[_File]) -> list[_File]:
+        """Tells of those whose size is another one than it was, in the order of their last writes, and returns them."""
+        found = [(file, status) for file in files if (status := file.status())]
+        found.sort(key=lambda each: each[1].st_mtime_ns)
+        grown = []
+        for file, status in found:
+            if status.st_size != file.size:
+                file.size = status.st_size
+                file.grown()
+                grown.append(file)
+        return grown
+
     def _ask(self, file: _File) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._still[self._inotify.add_watch(file.path, flags.MODIFY | flags.ONESHOT)] = file
-            file.has_grown()  # since it was last looked at
+            self._tell([file])  # what was written since it was last looked at

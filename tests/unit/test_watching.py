@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,57 @@ def test_what_is_written_just_before_inotify_is_asked_again_is_not_missed(
     monkeypatch.setattr(watching.watch._inotify, "add_watch", write_first)
     watching.wait()
     assert watching.seen[-1] == b"ab"
+
+
+def test_an_event_without_growth_leaves_a_file_to_inotify(watching: Watching) -> None:
+    watching.path.open("wb").close()  # as torch opens it: an empty file is cut off
+    assert watching.told()
+    assert watching.seen == []
+    assert watching.watch.patience(0.0) == float("inf")
+    watching.write(b"a")
+    assert watching.told()
+    assert watching.seen == [b"a"]
+
+
+@pytest.mark.parametrize("first", ["stdout", "records"])
+@pytest.mark.parametrize("growing", [{"stdout"}, {"records"}, {"stdout", "records"}, set()], ids=", ".join)
+def test_streams_of_a_worker_are_told_of_in_the_order_of_their_writes(
+    watching: Watching, tmp_path: Path, first: str, growing: set[str]
+) -> None:
+    order: list[str] = []
+    paths = {name: tmp_path / "0" / name for name in ("stdout", "records")}
+    (tmp_path / "0").mkdir()
+    for name, path in paths.items():
+        path.touch()
+        watching.watch.watch_file(path, partial(order.append, name))
+    for name in growing:
+        paths[name].write_bytes(b"earlier")
+    if growing:
+        assert watching.told()
+    order.clear()
+    second = next(name for name in paths if name != first)
+    for number, name in enumerate((first, second)):
+        with paths[name].open("ab") as file:
+            file.write(b"line")
+        os.utime(paths[name], ns=(0, number))
+    watching.told()
+    watching.watch.look(1.0)
+    assert order == [first, second]
+
+
+def test_what_was_growing_before_comes_first_where_the_clock_cannot_tell(watching: Watching, tmp_path: Path) -> None:
+    other = tmp_path / "records"
+    other.touch()
+    order: list[str] = []
+    watching.watch.watch_file(other, lambda: order.append(f"record after {watching.seen[-1].decode()}"))
+    watching.write(b"line 1")
+    watching.told()
+    watching.write(b"line 2")
+    other.write_bytes(b"record")
+    for path in (watching.path, other):
+        os.utime(path, ns=(0, 0))
+    watching.told()
+    assert order == ["record after line 1line 2"]
 
 
 def test_a_file_that_has_gone_is_no_error(watching: Watching) -> None:
