@@ -1,11 +1,15 @@
 """CURVE alone: how long so many megabytes take from one host to another, in frames of 1 MB, with nothing around.
 
-The receiver answers the driver; the sender is started by it on the other host, once for each question.
+The receiver answers the driver; the sender is started by it on the other host, once for each question. Where the driver
+wants ("by_file": true), the bytes are in memory and written to a file first, as what a worker returns is.
 """
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
+from collections.abc import Iterable
 
 import zmq
 
@@ -16,25 +20,34 @@ FRAME = 1 << 20
 
 
 def send() -> None:
-    """All of it, as fast as the receiver takes it."""
+    """An empty frame when it begins, then all of it, as fast as the receiver takes it."""
+    value = b"x" * wanted["megabytes"] * FRAME if wanted.get("by_file") else b""
     socket = zmq.Context().socket(zmq.PUSH)
     socket.curve_secretkey, socket.curve_publickey = wanted["sender_secret"].encode(), wanted["sender_public"].encode()
     socket.curve_serverkey = wanted["receiver_public"].encode()
     socket.connect(wanted["endpoint"])
-    frame = bytes(FRAME)
-    for _ in range(wanted["megabytes"]):
+    socket.send(b"")
+    for frame in by_file(value) if value else [bytes(FRAME)] * wanted["megabytes"]:
         socket.send(frame, copy=False)
-    zmq.Context.instance().term()
     socket.context.destroy(linger=60_000)
 
 
+def by_file(value: bytes) -> Iterable[bytes]:
+    """Frames of a value that is written to a file, and read from there."""
+    with tempfile.TemporaryFile() as file:
+        file.write(value)
+        file.flush()
+        for start in range(0, len(value), FRAME):
+            yield os.pread(file.fileno(), FRAME, start)
+
+
 def receive(socket: zmq.Socket[bytes]) -> dict[str, float]:
-    """From the first frame to the last."""
+    """From the beginning to the last frame."""
     socket.recv()
     began = time.perf_counter()
     target = bytearray(wanted["megabytes"] * FRAME)
     view = memoryview(target)
-    for number in range(1, wanted["megabytes"]):
+    for number in range(wanted["megabytes"]):
         frame = socket.recv(copy=False)
         view[number * FRAME : (number + 1) * FRAME] = frame.buffer
     return {"seconds": time.perf_counter() - began}
