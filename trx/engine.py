@@ -29,7 +29,7 @@ from trx.mailbox import Mailbox
 from trx.output import Outputs, Sink, Source
 from trx.output.escapes import plain
 from trx.payload_flow import PayloadFlow
-from trx.pieces import Piece, Received, in_file
+from trx.pieces import Piece, Received, Unreadable, in_file
 from trx.plan import Host
 from trx.present_run import PresentRun, RunReport
 from trx.timeline import Moment, Recorder
@@ -295,8 +295,8 @@ class Engine:
                 self._give_credit(agent, stream, offset + piece.size)
             return
         source = self._source(agent, stream.local_rank)
-        data = piece.read()
-        self._outputs.feed(source, stream.kind, data, (agent, stream, offset + len(data)))
+        # By the size that was announced: where a worker has cut off its file, fewer bytes were there.
+        self._outputs.feed(source, stream.kind, piece.read(), (agent, stream, offset + piece.size))
 
     def _take_from_file(self, agent: int, message: DataInFile) -> None:
         """The same, of a file of an agent on this machine."""
@@ -307,7 +307,7 @@ class Engine:
         try:
             with in_file(message.path, message.offset, message.size) as piece:
                 self._take(agent, message.stream, message.offset, piece)
-        except (OSError, ValueError, EOFError) as error:
+        except Unreadable as error:
             raise HubError(agent, f"it names a file that cannot be read: {error}") from error
 
     def _take_outcome(self, intake: Intake, agent: int, stream: Stream, offset: int, piece: Piece) -> None:

@@ -8,6 +8,10 @@ from collections.abc import Iterator
 from typing import Protocol
 
 
+class Unreadable(Exception):
+    """Raised where a file does not have what an agent says it has."""
+
+
 class Piece(Protocol):
     """Bytes that can be had once: all at once, or one part after the other, without a copy in between."""
 
@@ -44,13 +48,16 @@ class InFile:
         self._offset = offset
 
     def read(self) -> bytes:
-        return os.pread(self._descriptor, self.size, self._offset)
+        """All of them; fewer where the file was cut off meanwhile."""
+        with _readable():
+            return os.pread(self._descriptor, self.size, self._offset)
 
     def pour(self, target: memoryview) -> None:
         while target:
-            size = os.preadv(self._descriptor, [target], self._offset)
+            with _readable():
+                size = os.preadv(self._descriptor, [target], self._offset)
             if size == 0:
-                raise EOFError("it is shorter than that")
+                raise Unreadable("it is shorter than that")
             self._offset += size
             target = target[size:]
 
@@ -60,10 +67,20 @@ def in_file(path: str, offset: int, size: int) -> Iterator[InFile]:
     """Opens a file for as long as a piece of it is looked at.
 
     Raises:
-        OSError, ValueError, EOFError: Where it cannot be opened, or has no such piece.
+        Unreadable: Where it cannot be opened; reading the piece raises it, too.
     """
-    with open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
+    with contextlib.ExitStack() as leaving:
+        with _readable():
+            file = leaving.enter_context(open(path, "rb", buffering=0, opener=_open_without_waiting))
         yield InFile(file.fileno(), offset, size)
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise Unreadable(str(error)) from error
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

@@ -216,8 +216,6 @@ class Agent:
         """Makes ready for the payload, which follows the order."""
         if self._run:  # that a new run is ordered tells that the last one was taken note of
             self._forget_run()
-        if self._run:  # over, but this order came with the launcher's last words about it
-            self._forget_run()
         forkserver = self._forkserver
         if forkserver is not None and order.preparation == self._preparation and not forkserver.condemned:
             self._begin(order, forkserver)

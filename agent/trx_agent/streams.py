@@ -6,14 +6,12 @@ sends ranges of these files as far as the launcher has given credit, so that nei
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from trx_agent.linux import punch_hole
-from trx_agent.protocol.link import Body
-from trx_agent.protocol.messages import CHUNK, CHUNK_IN_FILE, WINDOWS, Data, DataInFile, Kind, Stream
+from trx_agent.protocol.messages import CHUNK, CHUNK_IN_FILE, WINDOWS, Data, DataInFile, Stream
 
 _HOLE = 8 << 20
 _KEPT = 1 << 20
@@ -52,7 +50,7 @@ class Outflow:
             self._punched = dealt_with
         return had_none
 
-    def news(self) -> Iterator[tuple[Data | DataInFile, Body]]:
+    def news(self) -> Iterator[tuple[Data | DataInFile, bytes]]:
         """Messages, and their bodies, that may be sent now: each counts as sent once it is yielded.
 
         They end where the file ended at the beginning: who would go on would race with whoever writes, byte by byte.
@@ -66,20 +64,11 @@ class Outflow:
                 self.offset += size
                 yield DataInFile(self.stream, start, size, str(self._path)), b""
                 continue
-            body = self._read(start, size)
+            body = os.pread(self._descriptor, size, start)
             if not body:
                 return  # whoever writes has just cut the file off
             self.offset += len(body)
             yield Data(self.stream, start), body
-
-    def _read(self, start: int, size: int) -> Body:
-        if self.stream.kind is not Kind.OUTCOME:
-            return os.pread(self._descriptor, size, start)
-        # It is whole, so nobody changes it any more: it can be sent from the page cache, without a copy.
-        page = start - start % mmap.ALLOCATIONGRANULARITY
-        flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
-        mapping = mmap.mmap(self._descriptor, start + size - page, flags=flags, prot=mmap.PROT_READ, offset=page)
-        return memoryview(mapping)[start - page :]
 
     @property
     def drained(self) -> bool:

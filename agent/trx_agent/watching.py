@@ -27,7 +27,7 @@ class _File:
     path: Path
     grown: Callable[[], None]
     size: int = 0
-    pause: float = _FIRST_LOOK
+    pause: float = 0.0
     due: float = 0.0
 
     def status(self) -> os.stat_result | None:
@@ -51,7 +51,7 @@ class FileWatch:
 
     def watch_file(self, path: Path, grown: Callable[[], None]) -> None:
         """Has `grown` called whenever a file, which must exist, has become larger."""
-        self._ask(_File(path, grown))
+        self._ask(_File(path, grown), 0.0)
 
     def watch_folder(self, folder: Path, appeared: Callable[[str], None]) -> None:
         """Has `appeared` called with the name of each file that is renamed to be in a folder."""
@@ -77,7 +77,7 @@ class FileWatch:
                 _, appeared = self._folders[event.wd]
                 appeared(event.name)
             elif event.mask & flags.MODIFY and (file := self._still.pop(event.wd, None)):
-                file.pause = _FIRST_LOOK / 2
+                file.pause = 0.0
                 told.append(file)
         self._look_at(told, now)
 
@@ -100,11 +100,11 @@ class FileWatch:
         self._growing = [file for file in self._growing if file not in files]
         for file in files:
             if file in grown:
-                file.pause = min(2 * file.pause, _LAST_LOOK)
+                file.pause = max(_FIRST_LOOK, min(2 * file.pause, _LAST_LOOK))
                 file.due = now + file.pause
                 self._growing.append(file)
             else:
-                self._ask(file)
+                self._ask(file, now)
 
     def _tell(self, files: Sequence[_File]) -> list[_File]:
         """Tells of those whose size is another one than it was, in the order of their last writes, and returns them."""
@@ -118,7 +118,12 @@ class FileWatch:
                 grown.append(file)
         return grown
 
-    def _ask(self, file: _File) -> None:
-        with contextlib.suppress(FileNotFoundError):
+    def _ask(self, file: _File, now: float) -> None:
+        try:
             self._still[self._inotify.add_watch(file.path, flags.MODIFY | flags.ONESHOT)] = file
-            self._tell([file])  # what was written since it was last looked at
+        except FileNotFoundError:
+            return
+        except OSError:  # such as ENOSPC: this user has no watches left
+            file.due = now + _LAST_LOOK
+            self._growing.append(file)
+        self._tell([file])  # what was written since it was last looked at

@@ -443,3 +443,13 @@ os._exit(0)
         wait_until(lambda: script.process.poll() is not None, "the script's end", 40)
 
     assert (tmp_path / "value").read_text() == "finished"
+
+
+def test_a_worker_that_cuts_off_its_own_output_does_not_hold_up_the_end(workers: trx.Launcher) -> None:
+    def work() -> str:
+        for _ in range(30):  # so that the launcher finds less there than the agent has told it of
+            os.write(1, b"x" * (1 << 20))
+            os.ftruncate(1, 0)
+        return "finished"
+
+    assert list(workers.run(work)) == ["finished", "finished"]

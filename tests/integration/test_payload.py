@@ -427,6 +427,33 @@ def test_an_assembler_that_is_given_up_frees_its_memory() -> None:
         gc.enable()
 
 
+def test_memory_that_is_not_to_be_had_is_told_as_that() -> None:
+    with pytest.raises(MemoryError):
+        payload._memory(1 << 60)
+
+
+def test_memory_is_had_without_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    class WithoutHugePages(mmap.mmap):
+        def madvise(self, *_: object) -> None:
+            raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(mmap, "mmap", WithoutHugePages)
+    assert len(payload._memory(8 * MIB)) == 8 * MIB
+
+
+def test_bytes_that_could_not_be_had_do_not_count() -> None:
+    data = encoded(torch.zeros(1000))
+    assembler = payload.Assembler(len(data))
+    take(assembler, data[:-10])
+
+    def fail(_: memoryview) -> None:
+        raise OSError
+
+    with pytest.raises(OSError):  # noqa: PT011
+        assembler.take(10, fail)
+    assert not assembler.complete
+
+
 def test_loaded_sparse_tensors_are_let_go() -> None:
     new = payload.read(encoded(torch.eye(3).to_sparse()))
     watch = weakref.ref(new)
@@ -571,7 +598,7 @@ def test_after_a_refusal_an_assembler_refuses_all() -> None:
         take(assembler, b"x" * 20)
     with pytest.raises(ValueError, match="refused before"):
         take(assembler, b"x" * 980)
-    with pytest.raises(ValueError, match="refused"):
+    with pytest.raises(ValueError, match="of 1000 bytes arrived"):
         assembler.result()
 
 

@@ -74,7 +74,7 @@ def test_shell_ends_whose_launcher_was_cut_off_after_the_login() -> None:
 def test_shell_waits_for_each_line() -> None:
     with patient(3) as process:
         assert process.stdin is not None
-        for line in prelude(sys.executable, {"TRX_A": "b"}).splitlines(keepends=True):
+        for line in prelude(sys.executable, {"TRX_A": "b", "TRX_B": "c"}).splitlines(keepends=True):
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(1)  # four times, so longer than its patience
             process.stdin.write(line)

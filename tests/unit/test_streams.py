@@ -39,13 +39,6 @@ def test_all_bytes_come_once_and_in_order(tmp_path: Path, kind: Kind) -> None:
     outflow.close()
 
 
-def test_ranges_need_not_begin_where_a_page_does(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(bytes(range(256)) * 100)
-    outflow = Outflow(Stream(1, 0, Kind.OUTCOME), tmp_path / "file", local=False)
-    outflow.offset = 5003
-    assert sent(outflow) == [(5003, (bytes(range(256)) * 100)[5003:])]
-
-
 def test_news_end_where_the_file_ended_when_they_began(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"a" * 10)

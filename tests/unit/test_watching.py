@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 from collections.abc import Iterator
@@ -158,6 +159,28 @@ def test_what_was_growing_before_comes_first_where_the_clock_cannot_tell(watchin
         os.utime(path, ns=(0, 0))
     watching.told()
     assert order == ["record after line 1line 2"]
+
+
+def test_where_inotify_has_no_watches_left_a_file_is_looked_at(
+    watching: Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    watching.write(b"a")
+    watching.told()
+    with monkeypatch.context() as patch:
+        patch.setattr(watching.watch._inotify, "add_watch", refuse)
+        watching.wait()  # still: inotify would be asked now
+        for text in (b"b", b"c"):
+            watching.write(text)
+            assert 0 < watching.wait() <= 0.1
+        assert watching.seen == [b"a", b"ab", b"abc"]
+        watching.wait()
+    watching.wait()
+    assert watching.watch.patience(watching.now) == float("inf")
+    watching.write(b"d")
+    assert watching.told()
 
 
 def test_a_file_that_has_gone_is_no_error(watching: Watching) -> None:

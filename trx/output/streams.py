@@ -13,6 +13,9 @@ from typing import TextIO
 _PIECE = 4000
 """Bytes: less than PIPE_BUF, which a pipe that is ready takes without blocking."""
 
+_PIECE_OF_A_FILE = 64 << 10
+"""The same for a regular file, which is always ready."""
+
 _LONGEST_CHARACTER = 4
 """Bytes."""
 
@@ -24,7 +27,7 @@ def print_pieces(stream: TextIO, text: str) -> Iterator[None]:
         OSError, ValueError: Where the stream is closed or broken.
     """
     descriptor = _descriptor(stream)
-    if descriptor is None or stat.S_ISREG(os.fstat(descriptor).st_mode):
+    if descriptor is None:
         _write(stream, text)
         stream.flush()
         yield
@@ -34,7 +37,9 @@ def print_pieces(stream: TextIO, text: str) -> Iterator[None]:
     # A thread that is stuck in a write holds the stream's lock, for which Python waits when it exits; and in
     # non-blocking mode, which whoever shares the terminal may set, a write loses what exceeds the buffer. So: wait
     # first, and then write no more than fits. The empty piece makes room by flushing what the user's own prints left.
-    length = _PIECE if text.isascii() else _PIECE // _LONGEST_CHARACTER
+    length = _PIECE_OF_A_FILE if stat.S_ISREG(os.fstat(descriptor).st_mode) else _PIECE
+    if not (text.isascii() and len("a".encode(stream.encoding)) == 1):
+        length //= _LONGEST_CHARACTER
     for piece in ("", *(text[start : start + length] for start in range(0, len(text), length))):
         poll.poll()
         with contextlib.suppress(BlockingIOError):  # raised by a flush at a line end: the piece lies in the buffer

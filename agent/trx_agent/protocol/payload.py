@@ -156,7 +156,6 @@ class Assembler:
         """
         if self._received + size > self._total:
             raise ValueError(f"more than the announced {self._total} bytes arrived")
-        self._received += size
         while size:
             if not self._target:
                 if (target := next(self._targets, None)) is None:
@@ -164,6 +163,7 @@ class Assembler:
                 self._target = target
             part, self._target = self._target[:size], self._target[size:] or memoryview(b"")
             pour(part)
+            self._received += len(part)
             size -= len(part)
 
     def result(self) -> Any:
