@@ -447,9 +447,10 @@ os._exit(0)
 
 def test_a_worker_that_cuts_off_its_own_output_does_not_hold_up_the_end(workers: trx.Launcher) -> None:
     def work() -> str:
-        for _ in range(30):  # so that the launcher finds less there than the agent has told it of
-            os.write(1, b"x" * (1 << 20))
+        for _ in range(500):  # so that the launcher finds less there than the agent has told it of
+            os.pwrite(1, b"x" * (1 << 20), 0)
             os.ftruncate(1, 0)
+        os.pwrite(1, b"x" * (3 << 20), 0)  # more than there is credit for
         return "finished"
 
     assert list(workers.run(work)) == ["finished", "finished"]
