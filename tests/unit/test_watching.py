@@ -121,9 +121,9 @@ def test_an_event_without_growth_leaves_a_file_to_inotify(watching: Watching) ->
 
 
 @pytest.mark.parametrize("first", ["stdout", "records"])
-@pytest.mark.parametrize("growing", [{"stdout"}, {"records"}, {"stdout", "records"}, set()], ids=", ".join)
+@pytest.mark.parametrize("growing", [("stdout",), ("records",), ("stdout", "records"), ()], ids=", ".join)
 def test_streams_of_a_worker_are_told_of_in_the_order_of_their_writes(
-    watching: Watching, tmp_path: Path, first: str, growing: set[str]
+    watching: Watching, tmp_path: Path, first: str, growing: tuple[str, ...]
 ) -> None:
     order: list[str] = []
     paths = {name: tmp_path / "0" / name for name in ("stdout", "records")}
