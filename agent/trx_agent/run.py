@@ -341,6 +341,8 @@ class Run:
 
     def _ended(self, local_rank: int, ending: Ending, size: int) -> None:
         self._reported.add(local_rank)
+        for kind in _LOGS:  # what it has printed comes before the news of its end
+            self._pump(self._outflows[Stream(self.number, local_rank, kind)])
         folder = self.folder(local_rank)
         printed = last_lines([folder / "stdout", folder / "stderr"])
         marks = _read_marks(folder / MARKS, time.monotonic())

@@ -2,7 +2,8 @@
 
 inotify makes an event of every write, and the writer waits while it is made: a flood of lines took twice as long. So
 it is asked for a file's first write only (`IN_ONESHOT`). From then on the file's size is looked at, ever more rarely,
-until it has not changed from one look to the next; then inotify is asked again.
+until it has not changed from one look to the next; then inotify is asked again. The first look comes a moment after the
+first write, which is seldom alone: unbuffered, `print` writes a line and its end one after the other.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from inotify_simple import INotify, flags
 
 _FIRST_LOOK = 0.01
-"""Seconds after its first write at which a file is looked at again."""
+"""Seconds after its first write at which a file is looked at."""
 
 _LAST_LOOK = 0.08
 """Seconds between two looks at the most: how late a line of a flood may be."""
@@ -27,7 +28,7 @@ class _File:
     path: Path
     grown: Callable[[], None]
     size: int = 0
-    pause: float = 0.0
+    pause: float = _FIRST_LOOK
     due: float = 0.0
 
     def status(self) -> os.stat_result | None:
@@ -71,40 +72,37 @@ class FileWatch:
 
     def handle(self, now: float) -> None:
         """Deals with what inotify tells."""
-        told = []
         for event in self._inotify.read(timeout=0):
             if event.mask & flags.MOVED_TO and event.wd in self._folders:
                 _, appeared = self._folders[event.wd]
                 appeared(event.name)
             elif event.mask & flags.MODIFY and (file := self._still.pop(event.wd, None)):
-                file.pause = 0.0
-                told.append(file)
-        self._look_at(told, now)
+                file.pause = _FIRST_LOOK
+                file.due = now + file.pause
+                self._growing.append(file)
 
     def patience(self, now: float) -> float:
         """Seconds until some file is to be looked at."""
         return max(0.0, min((file.due for file in self._growing), default=float("inf")) - now)
 
     def look(self, now: float) -> None:
-        """Looks at the files that it is time to look at."""
-        self._look_at([file for file in self._growing if file.due <= now], now)
+        """Looks at the files that it is time to look at.
+
+        And at others in their folder that are growing, since what was printed first is to come first.
+        """
+        due = [file for file in self._growing if file.due <= now]
+        folders = {file.path.parent for file in due}
+        grown = self._tell([file for file in self._growing if file.path.parent in folders])
+        for file in due:
+            if file in grown:
+                file.pause = min(2 * file.pause, _LAST_LOOK)
+                file.due = now + file.pause
+            else:
+                self._growing.remove(file)
+                self._ask(file, now)
 
     def close(self) -> None:
         self._inotify.close()
-
-    def _look_at(self, files: Sequence[_File], now: float) -> None:
-        """And at others in their folder that are growing, since what was printed first is to come first."""
-        folders = {file.path.parent for file in files}
-        beside = [file for file in self._growing if file.path.parent in folders and file not in files]
-        grown = self._tell([*beside, *files])  # the news of these is the latest
-        self._growing = [file for file in self._growing if file not in files]
-        for file in files:
-            if file in grown:
-                file.pause = max(_FIRST_LOOK, min(2 * file.pause, _LAST_LOOK))
-                file.due = now + file.pause
-                self._growing.append(file)
-            else:
-                self._ask(file, now)
 
     def _tell(self, files: Sequence[_File]) -> list[_File]:
         """Tells of those whose size is another one than it was, in the order of their last writes, and returns them."""
