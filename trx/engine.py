@@ -281,17 +281,19 @@ class Engine:
 
     def _worker_ended(self, run: PresentRun, agent: int, ended: Ended) -> None:
         try:
-            run.intake.expect(agent, ended)
+            whole = run.intake.expect(agent, ended)
         except ValueError as error:
             raise HubError(agent, str(error)) from error
         self._mark(agent, Moment.ENDED, ended.local_rank, ended.marks)
         self._feed_job(Said(agent, ended))
+        if whole:
+            self._outcome_arrived(agent, ended.local_rank)
 
     def _take(self, agent: int, stream: Stream, offset: int, piece: Piece) -> None:
         """Passes on what a worker or an agent produced; credit is given when it was dealt with."""
-        if stream.kind is Kind.OUTCOME:
+        if stream.kind in (Kind.VALUE, Kind.ERROR):
             if run := self._present(stream.run):
-                self._take_outcome(run.intake, agent, stream, offset, piece)
+                self._take_outcome(run.intake, agent, stream, piece)
                 self._give_credit(agent, stream, offset + piece.size)
             return
         source = self._source(agent, stream.local_rank)
@@ -310,14 +312,19 @@ class Engine:
         except Unreadable as error:
             raise HubError(agent, f"it names a file that cannot be read: {error}") from error
 
-    def _take_outcome(self, intake: Intake, agent: int, stream: Stream, offset: int, piece: Piece) -> None:
+    def _take_outcome(self, intake: Intake, agent: int, stream: Stream, piece: Piece) -> None:
         try:
-            if intake.take_outcome(agent, stream.local_rank, offset, piece):
-                self._mark(agent, Moment.OUTCOME_IN, stream.local_rank)
-                self._feed_job(Arrived(agent, stream.local_rank))
+            whole = intake.take_outcome(agent, stream.local_rank, stream.kind, piece)
         except KeyError:
-            reason = f"it sent an outcome of local rank {stream.local_rank} that it had not announced"
+            reason = f"it sent an outcome of local rank {stream.local_rank} that cannot be"
             self._lose(agent, HostFailure(self._hosts[agent].label, "handing over outcomes", reason))
+            return
+        if whole:
+            self._outcome_arrived(agent, stream.local_rank)
+
+    def _outcome_arrived(self, agent: int, local_rank: int) -> None:
+        self._mark(agent, Moment.OUTCOME_IN, local_rank)
+        self._feed_job(Arrived(agent, local_rank))
 
     def _check_leases(self) -> None:
         for host in self._hosts:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from trx.output import Source
 from trx.pieces import Piece
 from trx.plan import Worker
-from trx_agent.protocol.messages import Ended, Returned
+from trx_agent.protocol.messages import Ended, Kind, Returned
 from trx_agent.protocol.payload import Assembler, Pour
 
 Key = tuple[int, int]
@@ -31,37 +31,57 @@ class Outcomes:
 
 
 class _Bytes:
-    """The outcome of a worker that raised."""
+    """What a worker raised."""
 
-    def __init__(self, total: int) -> None:
-        self._total = total
+    def __init__(self) -> None:
         self.data = bytearray()
 
-    @property
-    def complete(self) -> bool:
-        return len(self.data) >= self._total
-
     def take(self, size: int, pour: Pour) -> None:
-        if len(self.data) + size > self._total:
-            raise ValueError(f"more than the announced {self._total} bytes arrived")
         data = bytearray(size)
         pour(memoryview(data))
         self.data += data
 
 
-class _Refused:
-    """An outcome that cannot be kept: its bytes are let pass, so that the run can end in good order."""
+class _Arriving:
+    """One outcome. A value comes while it is written, so that its size is known only at the worker's end."""
 
-    def __init__(self, total: int, received: int, reason: str) -> None:
-        self._left = total - received
-        self.reason = reason
+    def __init__(self, content: Assembler | _Bytes) -> None:
+        self.content: Assembler | _Bytes | None = content  # None where it cannot be kept
+        self._reason = ""
+        self._received = 0
+        self._size: int | None = None
 
     @property
-    def complete(self) -> bool:
-        return self._left <= 0
+    def whole(self) -> bool:
+        return self._size is not None and self._received >= self._size
 
-    def take(self, size: int, pour: Pour) -> None:
-        self._left -= size
+    @property
+    def refusal(self) -> str:
+        return f"its {self._size} bytes cannot be taken: {self._reason}"
+
+    def announce(self, size: int) -> None:
+        self._size = size
+        self._check_size()
+
+    def take(self, piece: Piece) -> None:
+        """What cannot be kept is let pass, so that the run can end in good order."""
+        self._received += piece.size
+        self._check_size()
+        if self.content:
+            try:
+                self.content.take(piece.size, piece.pour)
+            except MemoryError:
+                self._refuse("there is no room for it here")
+            except ValueError as error:
+                self._refuse(str(error))
+
+    def _check_size(self) -> None:
+        if self._size is not None and self._received > self._size:
+            self._refuse(f"more than the announced {self._size} bytes arrived")
+
+    def _refuse(self, reason: str) -> None:
+        self.content = None
+        self._reason = self._reason or reason
 
 
 class Intake:
@@ -69,8 +89,8 @@ class Intake:
 
     def __init__(self) -> None:
         self._workers: dict[Key, Worker] = {}
-        self._arriving: dict[Key, Assembler | _Bytes | _Refused] = {}
-        self._sizes: dict[Key, int] = {}
+        self._arriving: dict[tuple[Key, Kind], _Arriving] = {}
+        self._ended: set[Key] = set()
 
     def name(self, agent: int, worker: Worker) -> None:
         self._workers[agent, worker.local_rank] = worker
@@ -82,39 +102,43 @@ class Intake:
     def sources(self) -> list[Source]:
         return [Source(worker.host.label, worker.local_rank, worker.rank) for worker in self._workers.values()]
 
-    def expect(self, agent: int, ended: Ended) -> None:
-        """An outcome of a known size will follow.
+    def expect(self, agent: int, ended: Ended) -> bool:
+        """A worker has ended: the size of its outcome is known now. Returns whether all of it is here already.
 
         Raises:
             ValueError: Where the agent has no such worker, or there is no such outcome.
         """
         key = (agent, ended.local_rank)
-        if key not in self._workers or key in self._arriving or ended.size < 0:
+        if key not in self._workers or key in self._ended or ended.size < 0:
             raise ValueError(f"it told of an end of local rank {ended.local_rank} that cannot be")
-        if ended.size:
-            kind = Assembler if isinstance(ended.ending, Returned) else _Bytes
-            self._arriving[key] = kind(ended.size)
-            self._sizes[key] = ended.size
+        self._ended.add(key)
+        returned = isinstance(ended.ending, Returned)
+        if not returned:  # it failed while it was writing a value
+            self._arriving.pop((key, Kind.VALUE), None)
+        if not ended.size:
+            return False
+        kind, content = (Kind.VALUE, Assembler()) if returned else (Kind.ERROR, _Bytes())
+        arriving = self._arriving.setdefault((key, kind), _Arriving(content))
+        arriving.announce(ended.size)
+        return arriving.whole
 
-    def take_outcome(self, agent: int, local_rank: int, offset: int, piece: Piece) -> bool:
+    def take_outcome(self, agent: int, local_rank: int, kind: Kind, piece: Piece) -> bool:
         """Adds the next bytes, and returns whether the outcome is whole now.
 
         Raises:
-            KeyError: Where none was announced.
+            KeyError: Where there can be none.
         """
         key = (agent, local_rank)
-        try:
-            self._arriving[key].take(piece.size, piece.pour)
-        except (ValueError, MemoryError) as error:
-            size = self._sizes[key]
-            reason = "there is no room for it here" if isinstance(error, MemoryError) else str(error)
-            self._arriving[key] = _Refused(size, offset + piece.size, f"its {size} bytes cannot be taken: {reason}")
-        return self._arriving[key].complete
+        if kind is Kind.VALUE and key in self._workers and key not in self._ended:
+            self._arriving.setdefault((key, kind), _Arriving(Assembler()))
+        arriving = self._arriving[key, kind]
+        arriving.take(piece)
+        return arriving.whole
 
     def outcomes(self) -> Outcomes:
-        whole = {self._workers[key].rank: each for key, each in self._arriving.items() if each.complete}
+        whole = {self._workers[key].rank: each for (key, _), each in self._arriving.items() if each.whole}
         return Outcomes(
-            {rank: each for rank, each in whole.items() if isinstance(each, Assembler)},
-            {rank: bytes(each.data) for rank, each in whole.items() if isinstance(each, _Bytes)},
-            {rank: each.reason for rank, each in whole.items() if isinstance(each, _Refused)},
+            {rank: each.content for rank, each in whole.items() if isinstance(each.content, Assembler)},
+            {rank: bytes(each.content.data) for rank, each in whole.items() if isinstance(each.content, _Bytes)},
+            {rank: each.refusal for rank, each in whole.items() if each.content is None},
         )

@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Unreadable(Exception):
-    """Raised where a file does not have what an agent says it has."""
+    """Raised where a file cannot be opened, or read."""
 
 
 class Piece(Protocol):
@@ -21,7 +21,11 @@ class Piece(Protocol):
         """All of them."""
 
     def pour(self, target: memoryview) -> None:
-        """Fills a part of memory with the next of them."""
+        """Fills a part of memory with the next of them.
+
+        Raises:
+            ValueError: Where they are not there any more.
+        """
 
 
 class Received:
@@ -57,7 +61,7 @@ class InFile:
             with _readable():
                 size = os.preadv(self._descriptor, [target], self._offset)
             if size == 0:
-                raise Unreadable("it is shorter than that")
+                raise ValueError("its file was cut off")
             self._offset += size
             target = target[size:]
 

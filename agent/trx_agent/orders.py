@@ -38,8 +38,14 @@ LOADED, JOINED, CALLED, WRITTEN = "function loaded", "group joined", "function c
 TORCH_IMPORTED = "torch imported"
 """Name of a forkserver's mark."""
 
-PART, RETURNED, RAISED = "part", "returned", "raised"
-"""Files in a worker's folder: its outcome while it is being written, and its names when it is whole."""
+VALUE = "value"
+"""A worker's file: what the function returns. Made by the agent, which sends it while it grows."""
+
+RETURNED, RAISED = "returned", "raised"
+"""A worker's files, which appear when its outcome is whole: an empty one beside the value, or the exception."""
+
+PART = "part"
+"""A worker's file that is to appear when it is whole, until then."""
 
 WORDS = "words"
 """A worker's file: the exception that it raises in words alone. It is the outcome where the object's own methods, which

@@ -19,7 +19,7 @@ import msgspec
 from trx_agent import orders, tree
 from trx_agent.forkserver import ForkServer
 from trx_agent.oom import OomCounter
-from trx_agent.orders import HOLD, MARKS, ORDER, PAYLOAD, RAISED, RETURNED, TORCH_IMPORTED, WORDS
+from trx_agent.orders import HOLD, MARKS, ORDER, PAYLOAD, RAISED, RETURNED, TORCH_IMPORTED, VALUE, WORDS
 from trx_agent.protocol import outcome
 from trx_agent.protocol.link import Body
 from trx_agent.protocol.messages import (
@@ -47,6 +47,7 @@ from trx_agent.streams import Outflow, last_lines
 from trx_agent.watching import FileWatch
 
 _LOGS = (Kind.STDOUT, Kind.STDERR, Kind.RECORDS)
+_SENT_WHILE_GROWING = {**{kind: kind.value for kind in _LOGS}, Kind.VALUE: VALUE}
 _STEP = 0.02
 _LOOKING = 0.5
 _LOOKS = 10
@@ -112,11 +113,12 @@ class Run:
         for local_rank in range(len(order.ranks)):
             folder = self.folder(local_rank)
             folder.mkdir(mode=0o700)
-            for kind in _LOGS:
-                path = folder / kind.value
-                path.touch(0o600)  # here, since torch would make them as public as the umask lets it
-                outflow = self._add_outflow(Stream(self.number, local_rank, kind), path)
-                watch.watch_file(path, partial(self._pump, outflow))
+            for kind, name in _SENT_WHILE_GROWING.items():
+                path = folder / name
+                path.touch(0o600)  # here, since torch would make the logs as public as the umask lets it
+                stream = Stream(self.number, local_rank, kind)
+                self._add_outflow(stream, path)
+                watch.watch_file(path, partial(self._pump, stream))
             watch.watch_folder(folder, partial(self._file_appeared, local_rank))
             self._holds.append(os.open(folder / HOLD, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             fcntl.flock(self._holds[-1], fcntl.LOCK_EX)
@@ -160,7 +162,7 @@ class Run:
     def grant(self, stream: Stream, upto: int) -> None:
         if (outflow := self._outflows.get(stream)) and not self.finished:
             if outflow.grant(upto):
-                self._pump(outflow)
+                self._pump(stream)
             if self.gone:
                 self._finish_if_drained()
 
@@ -316,10 +318,14 @@ class Run:
         if path.name == RAISED and self._is_preceded_by_a_death():
             self._held.add(local_rank)
             return
-        ending: Ending = Returned() if path.name == RETURNED else Raised(_summary(path))
-        outflow = self._add_outflow(Stream(self.number, local_rank, Kind.OUTCOME), path)
-        self._ended(local_rank, ending, outflow.size())
-        self._pump(outflow)
+        ending: Ending
+        if path.name == RETURNED:
+            ending, stream = Returned(), Stream(self.number, local_rank, Kind.VALUE)
+        else:
+            ending, stream = Raised(_summary(path)), Stream(self.number, local_rank, Kind.ERROR)
+            self._add_outflow(stream, path)
+        self._ended(local_rank, ending, self._outflows[stream].size())
+        self._pump(stream)
 
     def _outcome(self, local_rank: int) -> Path | None:
         paths = [self.folder(local_rank) / name for name in (RETURNED, RAISED)]
@@ -342,7 +348,9 @@ class Run:
     def _ended(self, local_rank: int, ending: Ending, size: int) -> None:
         self._reported.add(local_rank)
         for kind in _LOGS:  # what it has printed comes before the news of its end
-            self._pump(self._outflows[Stream(self.number, local_rank, kind)])
+            self._pump(Stream(self.number, local_rank, kind))
+        if not isinstance(ending, Returned):
+            self._drop_value(local_rank)
         folder = self.folder(local_rank)
         printed = last_lines([folder / "stdout", folder / "stderr"])
         marks = _read_marks(folder / MARKS, time.monotonic())
@@ -358,9 +366,16 @@ class Run:
         self._send(Gone(self.number, leftovers), b"")
         if self.stopped or not self._serves_others:
             self._close_runner()
-        for outflow in self._outflows.values():
-            self._pump(outflow)
+        for local_rank in set(range(len(self._order.ranks))) - self._reported:
+            self._drop_value(local_rank)
+        for stream in self._outflows:
+            self._pump(stream)
         self._finish_if_drained()
+
+    def _drop_value(self, local_rank: int) -> None:
+        """It is not, and will not be, whole."""
+        if outflow := self._outflows.pop(Stream(self.number, local_rank, Kind.VALUE), None):
+            outflow.close()
 
     def _close_runner(self) -> None:
         if self.runner is not None:
@@ -368,15 +383,15 @@ class Run:
             self.runner.close()
             self.runner = None
 
-    def _add_outflow(self, stream: Stream, path: Path) -> Outflow:
-        outflow = self._outflows[stream] = Outflow(stream, path, self._local)
-        return outflow
+    def _add_outflow(self, stream: Stream, path: Path) -> None:
+        self._outflows[stream] = Outflow(stream, path, self._local)
 
-    def _pump(self, outflow: Outflow) -> None:
+    def _pump(self, stream: Stream) -> None:
         if self.finished:  # nothing can have come since, but older events may have been waiting
             return
-        for message, body in outflow.news():
-            self._send(message, body)
+        if outflow := self._outflows.get(stream):
+            for message, body in outflow.news():
+                self._send(message, body)
 
     def _finish_if_drained(self) -> None:
         if self.finished or self.runner is not None:

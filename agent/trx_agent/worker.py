@@ -34,6 +34,7 @@ from trx_agent.orders import (
     PAYLOAD,
     RAISED,
     RETURNED,
+    VALUE,
     WORDS,
     WRITTEN,
     private_file,
@@ -216,8 +217,14 @@ def _write_value(folder: Path, value: object) -> None:
         pickled = payload.dumps(value)
     except Exception as error:
         raise pickle.PicklingError(f"cannot return {diagnose.why_unpicklable(value, 'the value')}") from error
-    with _whole(folder, RETURNED) as file:
-        payload.write(file, pickled)
+    try:
+        with private_file(folder / VALUE, "ab") as file:
+            payload.write(file, pickled)
+    except BaseException:
+        os.truncate(folder / VALUE, 0)  # on a full disk there must be room for the words
+        raise
+    with _whole(folder, RETURNED):
+        pass
 
 
 def _write_error(folder: Path, stage: str, error: BaseException) -> None:

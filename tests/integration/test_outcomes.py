@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import os
 import shutil
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +22,13 @@ import torch
 from torch import nn
 
 import trx
+from trx_agent.protocol.messages import Kind, Stream
 
 from .helpers import Script, is_alive, on_rank, rank, run_script, travels_by_value, wait_until
 
 travels_by_value(__name__)
 
-GIB = 1 << 30
+MIB, GIB = 1 << 20, 1 << 30
 
 
 @dataclass
@@ -466,3 +470,94 @@ def test_module_as_argument_keeps_its_weights(workers: trx.Launcher) -> None:
         return torch.equal(given.encoder.weight, weight), given.decoder.weight.requires_grad
 
     assert list(workers.run(same, network, network.encoder.weight)) == [(True, True)] * 2
+
+
+# ---- a value on its way ---------------------------------------------------------------------------------------------
+
+
+def go_on() -> None:
+    pass
+
+
+def fail() -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def return_in_two_steps(signpost: Path, between: Callable[[], None]) -> torch.Tensor:
+    """Rank 0 writes half of its value, and waits for the signpost."""
+    from trx_agent.protocol import payload
+
+    def write_in_two_steps(file: Any, pickled: payload.Pickled) -> None:
+        encoded = b"".join(pickled.encode())
+        file.write(encoded[: len(encoded) // 2])
+        file.flush()
+        wait_until(signpost.exists, "half of the value has arrived")
+        between()
+        file.write(encoded[len(encoded) // 2 :])
+
+    if rank() == 0:
+        payload.write = write_in_two_steps  # type: ignore[assignment]
+    return torch.arange(1 << 23)
+
+
+@contextlib.contextmanager
+def watching_the_value(launcher: trx.Launcher, signpost: Path) -> Iterator[None]:
+    """Puts up the signpost when the launcher has 1 MiB of what rank 0 returns."""
+    engine: Any = launcher._session._engine  # type: ignore[union-attr]
+
+    def heard() -> bool:
+        return any(
+            stream.kind is Kind.VALUE and stream.local_rank == 0 and upto >= MIB
+            for (_, stream), upto in list(engine._heard.items())
+        )
+
+    def watch() -> None:
+        wait_until(heard, "half of the value")
+        signpost.touch()
+
+    with ThreadPoolExecutor() as pool:
+        watched = pool.submit(watch)
+        yield
+        watched.result()
+
+
+def test_a_value_arrives_while_it_is_written(tmp_path: Path) -> None:
+    signpost = tmp_path / "signpost"
+    with trx.Launcher(["localhost"], 2, backend=None) as launcher:
+        launcher.run(rank)
+        with watching_the_value(launcher, signpost):
+            result = launcher.run(return_in_two_steps, signpost, go_on)
+    assert all(torch.equal(value, torch.arange(1 << 23)) for value in result)
+
+
+@pytest.mark.parametrize("between", [fail, die])
+def test_a_value_whose_worker_fails_halfway_is_none_and_the_next_run_works(
+    tmp_path: Path, between: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signpost = tmp_path / "signpost"
+    with trx.Launcher(["localhost"], 2, backend=None) as launcher:
+        launcher.run(rank)
+        engine: Any = launcher._session._engine  # type: ignore[union-attr]
+        give_credit = engine._give_credit
+
+        def give_none_for_values(agent: int, stream: Stream, consumed: int) -> None:
+            """So that there is something left to be sent when the worker fails."""
+            if stream.kind is not Kind.VALUE or stream.local_rank != 0:
+                give_credit(agent, stream, consumed)
+
+        monkeypatch.setattr(engine, "_give_credit", give_none_for_values)
+        with watching_the_value(launcher, signpost), pytest.raises(trx.WorkerFailedError) as caught:
+            launcher.run(return_in_two_steps, signpost, between)
+        monkeypatch.undo()
+        assert launcher.run(rank).by_ranks() == [0, 1]
+    error = caught.value
+    assert error.rank == 0
+    assert 0 not in error.values
+    if between is die:
+        assert error.failures[0].signal == signal.SIGKILL
+    else:
+        assert "No space left on device" in str(error.worker_traceback)

@@ -173,7 +173,7 @@ def forged_run(canary: bytes, run: int) -> list[tuple[bytes, bytes]]:
     for number in range(1, 80):
         messages: list[tuple[AnyMessage, bytes]] = [
             (Ended(run, 0, 1, Returned(), len(canary), ""), b""),
-            (Data(Stream(run, 0, Kind.OUTCOME), 0), canary),
+            (Data(Stream(run, 0, Kind.VALUE), 0), canary),
             (Gone(run, ()), b""),
             (Drained(run), b""),
         ]
@@ -391,7 +391,7 @@ def test_mutated_packets_of_an_agent_are_breaches_of_that_agent_and_of_nobody_el
     originals = [
         packet(1, Hello(1, 0, 1, (Door("127.0.0.1", 1),), 7)),
         packet(2, Ended(1, 0, 1, Returned(), 999, "text")),
-        packet(3, Data(Stream(1, 0, Kind.OUTCOME), 0), canary_bytes(canary)),
+        packet(3, Data(Stream(1, 0, Kind.VALUE), 0), canary_bytes(canary)),
         packet(4, Gone(1, ("one", "two"))),
     ]
     last = [encode(Envelope(1, 999_999, Beat())), b""]
@@ -545,7 +545,7 @@ def running_puppet(
 
 def finish(puppet: Puppet, value: bytes) -> None:
     puppet.say(Ended(1, 0, 4244, Returned(), len(value), ""))
-    puppet.say(Data(Stream(1, 0, Kind.OUTCOME), 0), value)
+    puppet.say(Data(VALUE, 0), value)
     puppet.say(Gone(1, ()))
     puppet.say(Drained(1))
     puppet.end()
@@ -559,7 +559,7 @@ def test_what_an_agent_of_this_launch_sends_is_unpickled(tmp_path: Path) -> None
     assert (tmp_path / "canary").exists()
 
 
-OUTCOME = Stream(1, 0, Kind.OUTCOME)
+VALUE, ERROR = Stream(1, 0, Kind.VALUE), Stream(1, 0, Kind.ERROR)
 
 SOON = 15.0
 """Seconds within which what is wrong must be said, on a busy machine."""
@@ -585,25 +585,34 @@ def acknowledges_what_was_never_sent(puppet: Puppet) -> None:
     puppet.say_raw(encode(Envelope(3, 999, Beat())), b"")
 
 
-def outcome_that_was_not_announced(puppet: Puppet) -> None:
-    puppet.say(Data(OUTCOME, 0), b"much too early")
+def exception_that_was_not_announced(puppet: Puppet) -> None:
+    puppet.say(Data(ERROR, 0), b"much too early")
+
+
+def value_of_a_worker_that_has_raised(puppet: Puppet) -> None:
+    puppet.say(Ended(1, 0, 4244, Raised("Error: here"), 0, ""))
+    puppet.say(Data(VALUE, 0), b"much too late")
 
 
 def outcome_of_a_worker_that_does_not_exist(puppet: Puppet) -> None:
     puppet.say(Ended(1, 7, 4244, Returned(), 4, ""))
-    puppet.say(Data(Stream(1, 7, Kind.OUTCOME), 0), b"1234")
+    puppet.say(Data(Stream(1, 7, Kind.VALUE), 0), b"1234")
+
+
+def value_of_a_worker_that_does_not_exist(puppet: Puppet) -> None:
+    puppet.say(Data(Stream(1, 7, Kind.VALUE), 0), b"1234")
 
 
 def outcome_of_a_negative_size(puppet: Puppet) -> None:
     puppet.say(Ended(1, 0, 4244, Returned(), -5, ""))
-    puppet.say(Data(OUTCOME, 0), b"1234")
+    puppet.say(Data(VALUE, 0), b"1234")
     puppet.say(Gone(1, ()))
     puppet.say(Drained(1))
 
 
 def outcome_of_more_bytes_than_were_announced(puppet: Puppet) -> None:
     puppet.say(Ended(1, 0, 4244, Returned(), 100, ""))
-    puppet.say(Data(OUTCOME, 0), bytes(200))
+    puppet.say(Data(VALUE, 0), bytes(200))
     puppet.say(Gone(1, ()))
     puppet.say(Drained(1))
     puppet.end()
@@ -611,7 +620,7 @@ def outcome_of_more_bytes_than_were_announced(puppet: Puppet) -> None:
 
 def outcome_of_more_than_all_memory(puppet: Puppet) -> None:
     puppet.say(Ended(1, 0, 4244, Returned(), 1 << 60, ""))
-    puppet.say(Data(OUTCOME, 0), payload.HEADER.pack(payload.MAGIC, (1 << 57) - 5))
+    puppet.say(Data(VALUE, 0), payload.HEADER.pack(payload.MAGIC, (1 << 57) - 5))
     puppet.say(Gone(1, ()))
     puppet.say(Drained(1))
     puppet.end()
@@ -619,7 +628,7 @@ def outcome_of_more_than_all_memory(puppet: Puppet) -> None:
 
 def description_of_an_exception_that_is_cut_off(puppet: Puppet) -> None:
     puppet.say(Ended(1, 0, 4244, Raised("Error: here"), 6, ""))
-    puppet.say(Data(OUTCOME, 0), b"\x00\x00\xff\xff12")
+    puppet.say(Data(ERROR, 0), b"\x00\x00\xff\xff12")
     puppet.say(Gone(1, ()))
     puppet.say(Drained(1))
     puppet.end()
@@ -627,7 +636,7 @@ def description_of_an_exception_that_is_cut_off(puppet: Puppet) -> None:
 
 def description_of_an_exception_that_is_none(puppet: Puppet) -> None:
     puppet.say(Ended(1, 0, 4244, Raised("Error: here"), 6, ""))
-    puppet.say(Data(OUTCOME, 0), b"\x00\x00\x00\x0212")
+    puppet.say(Data(ERROR, 0), b"\x00\x00\x00\x0212")
     puppet.say(Gone(1, ()))
     puppet.say(Drained(1))
     puppet.end()
@@ -635,7 +644,7 @@ def description_of_an_exception_that_is_none(puppet: Puppet) -> None:
 
 def file_of(puppet: Puppet, path: str, size: int, offset: int = 0) -> None:
     puppet.say(Ended(1, 0, 4244, Returned(), 100, ""))
-    puppet.say(DataInFile(OUTCOME, offset, size, path))
+    puppet.say(DataInFile(VALUE, offset, size, path))
 
 
 def file_that_is_not_there(puppet: Puppet) -> None:
@@ -701,7 +710,9 @@ NOTICED = ("talking to the launcher", "handing over outcomes", "handing over the
         three_frames,
         no_frame_at_all,
         acknowledges_what_was_never_sent,
-        outcome_that_was_not_announced,
+        exception_that_was_not_announced,
+        value_of_a_worker_that_has_raised,
+        value_of_a_worker_that_does_not_exist,
         outcome_of_a_worker_that_does_not_exist,
         outcome_of_a_negative_size,
         outcome_of_more_bytes_than_were_announced,
@@ -747,7 +758,7 @@ def test_an_agent_on_another_machine_cannot_have_files_of_this_one_read(tmp_path
     (tmp_path / "file").write_bytes(value)
     with running_puppet(hostname="elsewhere.invalid") as (puppet, run):
         puppet.say(Ended(1, 0, 4244, Returned(), len(value), ""))
-        puppet.say(DataInFile(OUTCOME, 0, len(value), str(tmp_path / "file")))
+        puppet.say(DataInFile(VALUE, 0, len(value), str(tmp_path / "file")))
         error = run.exception(20)
     assert isinstance(error, trx.AgentFailedError), repr(error)
     assert error.hostname == "elsewhere.invalid"
@@ -900,7 +911,7 @@ def test_a_recorded_session_is_refused_when_it_is_replayed(tmp_path: Path) -> No
         value = canary_bytes(canary)
         size = len(taps[0].up)
         puppet.say(Ended(1, 0, 4244, Returned(), len(value), ""))
-        puppet.say(Data(OUTCOME, 0), value)
+        puppet.say(Data(VALUE, 0), value)
         wait_until(lambda: len(taps[0].up) > size + len(value), "the outcome has passed")
         assert b"READY" not in replay(puppet.endpoint)
         puppet.say(Gone(1, ()))

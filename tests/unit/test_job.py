@@ -422,8 +422,8 @@ def test_hosts_that_still_hand_something_over_are_not_given_up() -> None:
     play.wait(GRACE)
     for _ in range(5):
         assert play.wait(SETTLE - 1) == []
-        play.say(1, Data(Stream(RUN, 0, Kind.OUTCOME), 0))
-        play.say(0, Data(Stream(RUN, 0, Kind.OUTCOME), 0))
+        play.say(1, Data(Stream(RUN, 0, Kind.VALUE), 0))
+        play.say(0, Data(Stream(RUN, 0, Kind.VALUE), 0))
     assert play.state() is State.DRAINING
     assert len(play.job.worker_ends) == 2
 

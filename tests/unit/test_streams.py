@@ -22,7 +22,7 @@ def sent(outflow: Outflow) -> list[tuple[int, bytes]]:
     return found
 
 
-@pytest.mark.parametrize("kind", [Kind.STDOUT, Kind.OUTCOME])
+@pytest.mark.parametrize("kind", [Kind.STDOUT, Kind.VALUE])
 def test_all_bytes_come_once_and_in_order(tmp_path: Path, kind: Kind) -> None:
     data = os.urandom(20 * MIB + 12345)
     (tmp_path / "file").write_bytes(data)
@@ -81,7 +81,7 @@ def test_a_local_launcher_is_told_of_ranges_only(tmp_path: Path) -> None:
     path = tmp_path / "file"
     with path.open("wb") as file:
         file.truncate(9 * MIB)
-    outflow = Outflow(Stream(1, 0, Kind.OUTCOME), path, local=True)
+    outflow = Outflow(Stream(1, 0, Kind.VALUE), path, local=True)
     news = list(outflow.news())
     assert [body for _, body in news] == [b"", b""]
     ranges = [(message.offset, message.size) for message, _ in news if isinstance(message, DataInFile)]
@@ -89,6 +89,6 @@ def test_a_local_launcher_is_told_of_ranges_only(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there_yet_has_no_news(tmp_path: Path) -> None:
-    outflow = Outflow(Stream(1, 0, Kind.OUTCOME), tmp_path / "file", local=False)
+    outflow = Outflow(Stream(1, 0, Kind.VALUE), tmp_path / "file", local=False)
     assert sent(outflow) == []
     assert outflow.drained

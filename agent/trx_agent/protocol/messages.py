@@ -10,7 +10,7 @@ import enum
 
 import msgspec
 
-VERSION = 2
+VERSION = 3
 """Both sides must speak the same version; it is compared in the bootstrap, before any socket is opened."""
 
 
@@ -20,7 +20,8 @@ class Kind(str, enum.Enum):
     STDOUT = "stdout"
     STDERR = "stderr"
     RECORDS = "records"  # logging records, see `records.py`
-    OUTCOME = "outcome"  # a worker's outcome, see `payload.py`
+    VALUE = "value"  # what a worker returns, from when it begins to be written; see `payload.py`
+    ERROR = "error"  # what a worker raised, see `outcome.py`
     AGENT = "agent"  # what the agent and the processes between it and the workers print
     PAYLOAD = "payload"  # the one that goes down: the function and its arguments
 
@@ -29,14 +30,15 @@ CHUNK = 1 << 20
 """Bytes of one body at the most: what CURVE encrypts fastest, and small enough to let control messages through."""
 
 CHUNK_IN_FILE = 4 << 20
-"""Bytes of one `DataInFile` at the most: two of them fill an outcome's window."""
+"""Bytes of one `DataInFile` at the most: two of them fill a value's window."""
 
 WINDOWS = {
     Kind.STDOUT: 1 << 20,
     Kind.STDERR: 1 << 20,
     Kind.RECORDS: 1 << 20,
     Kind.AGENT: 1 << 20,
-    Kind.OUTCOME: 8 << 20,
+    Kind.VALUE: 8 << 20,
+    Kind.ERROR: 1 << 20,
     Kind.PAYLOAD: 4 << 20,
 }
 """Bytes of a stream that its sender may have sent beyond what its receiver has dealt with."""
@@ -154,11 +156,11 @@ class Up(Message, frozen=True):
 
 
 class Returned(Message, frozen=True):
-    """The function returned; its value lies in the outcome stream."""
+    """The function returned: the value stream is whole."""
 
 
 class Raised(Message, frozen=True):
-    """The function raised; the outcome stream holds the exception.
+    """The function raised; the error stream holds the exception. What was sent of a value counts for nothing.
 
     Attributes:
         summary: The last lines of the traceback: type and message, cut to a sensible length.
@@ -188,7 +190,7 @@ class Ended(Message, frozen=True):
 
     Attributes:
         ending: How it ended.
-        size: Bytes of the outcome stream (0 where there is none).
+        size: Bytes of the outcome, in the value stream or in the error stream (0 where there is none).
         last_lines: The end of what the worker printed.
         marks: What the worker had done by when.
     """

@@ -124,8 +124,13 @@ def read(data: Buffer) -> Any:
         ValueError: Where `data` is not one whole encoded object.
     """
     view = memoryview(data).cast("B")
-    body = HEADER.size + _table_size(bytes(view[: HEADER.size]), len(view))
-    pickle, *buffers = (view[span] for span in _parse_table(view[HEADER.size : body], len(view)))
+    body = HEADER.size + _table_size(bytes(view[: HEADER.size]))
+    if body > len(view):
+        raise ValueError(f"only {len(view)} bytes of an encoded object")
+    spans = _parse_table(view[HEADER.size : body])
+    if spans[-1].stop != len(view):
+        raise ValueError(f"an encoded object of {spans[-1].stop} bytes, not {len(view)}")
+    pickle, *buffers = (view[span] for span in spans)
     return loads(pickle, buffers)
 
 
@@ -133,36 +138,30 @@ class Assembler:
     """Receives an encoded object in pieces, each part into memory of its own.
 
     What comes back is writable, and no tensor keeps alive another storage than its own. Memory for a part is
-    allocated when its turn comes, and the sizes of all parts must add up to the total that was announced.
+    allocated when its turn comes.
     """
 
-    def __init__(self, total: int) -> None:
-        self._total = total
+    def __init__(self) -> None:
         self._received = 0
         self._parts: list[Memory] = []
-        self._targets = _targets(total, self._parts)
+        self._targets = _targets(self._parts)
         self._target = memoryview(b"")
-
-    @property
-    def complete(self) -> bool:
-        """Whether all bytes have arrived."""
-        return self._received == self._total
 
     def take(self, size: int, pour: Pour) -> None:
         """Takes the next bytes, any number of them, right into the memory in which they stay.
 
         Raises:
-            ValueError: Where this is no encoded object of the announced size.
+            ValueError: Where this is no encoded object, or goes on behind its end.
+            MemoryError: Where there is no room for it.
         """
-        if self._received + size > self._total:
-            raise ValueError(f"more than the announced {self._total} bytes arrived")
         while size:
             if not self._target:
                 if (target := next(self._targets, None)) is None:
-                    raise ValueError("the object was refused before")
+                    raise ValueError(f"there is more than an encoded object of {self._received} bytes")
                 self._target = target
-            part, self._target = self._target[:size], self._target[size:] or memoryview(b"")
+            part = self._target[:size]
             pour(part)
+            self._target = self._target[size:] or memoryview(b"")
             self._received += len(part)
             size -= len(part)
 
@@ -172,9 +171,8 @@ class Assembler:
         Raises:
             ValueError: Where bytes are missing, or the object was refused or handed out before.
         """
-        if not self.complete:
-            raise ValueError(f"{self._received} of {self._total} bytes arrived")
-        list(self._targets)  # what is left has no bytes
+        if self._target or any(self._targets):  # what else is left has no bytes
+            raise ValueError(f"only {self._received} bytes of an encoded object arrived")
         if not self._parts:
             raise ValueError("the object was refused or handed out before")
         pickle, *buffers = self._parts
@@ -195,32 +193,33 @@ def _memory(size: int) -> Memory:
     return memory
 
 
-def _targets(total: int, parts: list[Memory]) -> Iterator[memoryview]:
+def _targets(parts: list[Memory]) -> Iterator[memoryview]:
     """Yields the memory that arriving bytes belong in, and adds each part when its turn comes."""
     header = bytearray(HEADER.size)
     yield memoryview(header)
-    table = bytearray(_table_size(header, total))
+    table = bytearray(_table_size(header))
     yield memoryview(table)
     position = HEADER.size + len(table)
-    for span in _parse_table(table, total):
+    for span in _parse_table(table):
         yield memoryview(bytearray(span.start - position))
-        parts.append(_memory(span.stop - span.start))
+        try:
+            parts.append(_memory(span.stop - span.start))
+        except MemoryError:
+            parts.clear()  # it is refused
+            raise
         yield memoryview(parts[-1])
         position = span.stop
 
 
-def _table_size(header: bytes | bytearray, total: int) -> int:
+def _table_size(header: bytes | bytearray) -> int:
     magic, count = HEADER.unpack(header.ljust(HEADER.size, b"\0"))
-    if magic != MAGIC or not 1 <= count <= (total - HEADER.size) // 8:
-        raise ValueError(f"not an encoded object of {total} bytes")
+    if magic != MAGIC or not 1 <= count <= sys.maxsize // 8:
+        raise ValueError("not an encoded object")
     return int(count) * 8
 
 
-def _parse_table(table: Buffer, total: int) -> list[slice]:
-    spans = _spans([length for (length,) in struct.iter_unpack("<Q", table)])
-    if spans[-1].stop != total:
-        raise ValueError(f"an encoded object of {spans[-1].stop} bytes, not {total}")
-    return spans
+def _parse_table(table: Buffer) -> list[slice]:
+    return _spans([length for (length,) in struct.iter_unpack("<Q", table)])
 
 
 def _spans(lengths: Sequence[int]) -> list[slice]:
