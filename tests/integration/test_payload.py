@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 import weakref
 from collections import OrderedDict, defaultdict
@@ -430,13 +431,43 @@ def test_memory_that_is_not_to_be_had_is_told_as_that() -> None:
         payload._memory(1 << 60)
 
 
-def test_memory_is_had_without_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    class WithoutHugePages(mmap.mmap):
+def test_memory_is_had_from_a_kernel_that_takes_no_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    class WithoutAdvice(mmap.mmap):
         def madvise(self, *_: object) -> None:
             raise OSError(22, "Invalid argument")
 
-    monkeypatch.setattr(mmap, "mmap", WithoutHugePages)
-    assert len(payload._memory(8 * MIB)) == 8 * MIB
+    monkeypatch.setattr(mmap, "mmap", WithoutAdvice)
+    data = encoded(torch.arange(5 * MIB))
+    assert torch.equal(assemble(data, 3 * MIB), torch.arange(5 * MIB))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "advice"),
+    [
+        ([0.001, 0.001, 0.001], ["huge"]),
+        ([0.001, 0.016, 0.001], ["huge", "small"]),
+        ([0.016, 0.016, 0.016], ["huge", "small"]),
+    ],
+)
+def test_huge_pages_are_given_up_where_they_take_long(
+    seconds: list[float], advice: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {mmap.MADV_HUGEPAGE: "huge", mmap.MADV_NOHUGEPAGE: "small"}
+    given: list[str] = []
+    clock = [0.0]
+
+    class Advised(mmap.mmap):
+        def madvise(self, option: int, *span: int) -> None:
+            if option in names:
+                given.append(names[option])
+            else:
+                clock[0] += seconds[span[0] // payload._STEP]
+
+    monkeypatch.setattr(mmap, "mmap", Advised)
+    monkeypatch.setattr(time, "thread_time", lambda: clock[0])
+    steps = [len(step) for step in payload._steps(payload._memory(20 * MIB))]
+    assert steps == [8 * MIB, 8 * MIB, 4 * MIB]
+    assert given == advice
 
 
 def test_bytes_that_could_not_be_had_do_not_count() -> None:

@@ -28,6 +28,7 @@ import mmap
 import pickle as pickling
 import struct
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pickle import PickleBuffer
@@ -48,6 +49,9 @@ MAGIC = b"TRXPAY1\0"
 HEADER = struct.Struct("<8sQ")
 ALIGNMENT = 64
 _HUGE_PAGE = 2 << 20
+_STEP = 4 * _HUGE_PAGE
+_SLOW = 0.4e-9  # seconds for each byte
+_MADV_POPULATE_WRITE = 23  # since Linux 5.14; Python has no name for it
 
 Memory = bytearray | mmap.mmap
 """What a part of an object lies in once it has arrived."""
@@ -181,16 +185,42 @@ class Assembler:
 
 
 def _memory(size: int) -> Memory:
-    """Memory for one part; for a large one huge pages, which the kernel makes in a quarter of the time."""
+    """Memory for one part; of a large one the pages are still to be made."""
     if size < _HUGE_PAGE:
         return bytearray(size)
     try:
-        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except (OSError, OverflowError) as error:
         raise MemoryError from error
+
+
+def _steps(memory: Memory) -> Iterator[memoryview]:
+    """Yields the memory of one part, with pages.
+
+    The kernel makes many at a time for less than one after the other, and huge ones in a quarter of the time; but not
+    in a virtual machine that has given free memory back to the machine that it runs on. There they take five times as
+    long as small ones, which are made of what is left in pieces. So it is tried.
+    """
+    view = memoryview(memory)
+    if isinstance(memory, bytearray):
+        yield view
+        return
+    huge = True
+    _advise(memory, mmap.MADV_HUGEPAGE)
+    for start in range(0, len(view), _STEP):
+        step = view[start : start + _STEP]
+        began = time.thread_time()
+        _advise(memory, _MADV_POPULATE_WRITE, start, len(step))
+        if huge and time.thread_time() - began > len(step) * _SLOW:
+            huge = False
+            _advise(memory, mmap.MADV_NOHUGEPAGE)
+        yield step
+
+
+def _advise(memory: mmap.mmap, advice: int, *span: int) -> None:
+    """A kernel that does not know an advice makes the pages when they are filled."""
     with contextlib.suppress(OSError):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return memory
+        memory.madvise(advice, *span)
 
 
 def _targets(parts: list[Memory]) -> Iterator[memoryview]:
@@ -207,7 +237,7 @@ def _targets(parts: list[Memory]) -> Iterator[memoryview]:
         except MemoryError:
             parts.clear()  # it is refused
             raise
-        yield memoryview(parts[-1])
+        yield from _steps(parts[-1])
         position = span.stop
 
 
