@@ -1,13 +1,14 @@
 """CURVE alone: how long so many megabytes take from one host to another, in frames of 1 MB, with nothing around.
 
 The receiver answers the driver; the sender is started by it on the other host, once for each question. Where the driver
-wants ("by_file": true), the bytes are in memory and written to a file first, as what a worker returns is.
+wants ("by_file": true), the bytes are in memory and written to a file meanwhile, as what a worker returns is.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Iterable
 
@@ -33,11 +34,19 @@ def send() -> None:
 
 
 def by_file(value: bytes) -> Iterable[bytes]:
-    """Frames of a value that is written to a file, and read from there."""
-    with tempfile.TemporaryFile() as file:
-        file.write(value)
-        file.flush()
-        for start in range(0, len(value), FRAME):
+    """Frames of a value that is written to a file, each read from there as soon as it is written."""
+    starts = range(0, len(value), FRAME)
+    written = threading.Semaphore(0)
+    with tempfile.TemporaryFile(buffering=0) as file:
+
+        def write() -> None:
+            for start in starts:
+                file.write(memoryview(value)[start : start + FRAME])
+                written.release()
+
+        threading.Thread(target=write).start()
+        for start in starts:
+            written.acquire()
             yield os.pread(file.fileno(), FRAME, start)
 
 

@@ -116,8 +116,8 @@ ROWS = [
         floor=frozenset({"CURVE alone", _BY_FILE}),
         note="the rate is that of the time above “not returned”",
         if_missed=(
-            "a value is a file on its host before it is sent, so that it outlives its worker and a lost connection: it "
-            "is written, and takes memory for a third time"
+            "a value goes by way of a file on its host, so that it outlives its worker and a lost connection: it is "
+            "written, and takes memory for a third time"
         ),
     ),
 ]
