@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 MAGIC = b"TRXPAY1\0"
 HEADER = struct.Struct("<8sQ")
 ALIGNMENT = 64
+_AT_ONCE = 1 << 20  # bytes; whoever reads the file meanwhile, or makes a hole in it, waits for the end of each write
 _HUGE_PAGE = 2 << 20
 _STEP = 4 * _HUGE_PAGE
 _SLOW = 0.4e-9  # seconds for each byte
@@ -117,7 +118,7 @@ def write(stream: BinaryIO, pickled: Pickled) -> int:
         rest = memoryview(piece)
         total += len(rest)
         while rest:
-            rest = rest[stream.write(rest) :]
+            rest = rest[stream.write(rest[:_AT_ONCE]) :]
     return total
 
 
