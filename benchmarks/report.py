@@ -95,9 +95,9 @@ def _explained(measured: Measured) -> list[str]:
     if all(found is None or aim.met(found) for aim, found in reached):
         return []
     ratios = [
-        f"trx is {number(medians['trx'] / medians[name])} × {name}"
+        f"{row.compared} is {number(medians[row.compared] / medians[name])} × {name}"
         for name in medians
-        if name in row.floor and "trx" in medians
+        if name in row.floor and row.compared in medians
     ]
     return [row.if_missed, *ratios] if row.if_missed else ratios
 

@@ -99,6 +99,7 @@ class Row:
         units: Units of the other series.
         fewer_is_better: Or whether the numbers are rates.
         floor: Series that are not products but what the machine needs in any case.
+        compared: The series of trx that is compared with them.
         note: What else a reader should know.
         if_missed: Why, should an aim be missed: only what a floor of the row shows.
     """
@@ -113,5 +114,6 @@ class Row:
     units: Mapping[str, str] = field(default_factory=dict)
     fewer_is_better: bool = True
     floor: frozenset[str] = frozenset()
+    compared: str = "trx"
     note: str = ""
     if_missed: str = ""

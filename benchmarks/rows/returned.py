@@ -18,6 +18,7 @@ from tests.lab.harness import Lab
 
 _MEGABYTES, _QUICK_MEGABYTES = 512, 64
 _MADE = "trx: not returned"
+_RETURN = "trx: the return alone"
 _BY_FILE = "CURVE, by way of a file"
 
 
@@ -53,9 +54,14 @@ def _remote(bench: Bench) -> Iterator[Sequence[Contestant]]:
         ask = partial(_ask, sessions, start=start)
         torchrunx = bench.argv("torchrunx_session", "torchrunx", settings=work)
         curve = _curve(bench, hosts)
+
+        def trx() -> Sample:
+            made = ask(_MADE, bench.argv("trx_session", settings={**work, "work": "made"}))
+            returned = ask("trx", bench.argv("trx_session", settings=work))
+            return {**returned, **made, _RETURN: returned["trx"] - made[_MADE]}
+
         yield [
-            Contestant("trx", lambda: ask("trx", bench.argv("trx_session", settings=work))),
-            Contestant(_MADE, lambda: ask(_MADE, bench.argv("trx_session", settings={**work, "work": "made"}))),
+            Contestant("trx", trx),
             Contestant("CURVE alone", lambda: {"CURVE alone": _send(bench, hosts, sessions, curve)}),
             Contestant(_BY_FILE, lambda: {_BY_FILE: _send(bench, hosts, sessions, {**curve, "by_file": True})}),
             Contestant("torchrunx", lambda: ask("torchrunx", torchrunx), "torchrunx", 2),
@@ -85,8 +91,8 @@ def _send(bench: Bench, hosts: Lab, sessions: Sessions, settings: dict[str, Any]
 
 
 _RATE = Aim(
-    "trx ≥ 70 % of the rate of CURVE alone",
-    lambda medians: 100 * medians["CURVE alone"] / (medians["trx"] - medians[_MADE]),
+    f"{_RETURN} ≥ 70 % of the rate of CURVE alone",
+    lambda medians: 100 * medians["CURVE alone"] / medians[_RETURN],
     "≥",
     70,
     "%",
@@ -114,7 +120,8 @@ ROWS = [
         aims=[_RATE],
         contestants=_remote,
         floor=frozenset({"CURVE alone", _BY_FILE}),
-        note="the rate is that of the time above “not returned”",
+        compared=_RETURN,
+        note="“the return alone”: what it takes more than the same that returns nothing",
         if_missed=(
             "a value goes by way of a file on its host, so that it outlives its worker and a lost connection: it is "
             "written, and takes memory for a third time"
