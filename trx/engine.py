@@ -59,6 +59,9 @@ _logger = logging.getLogger("trx")
 
 _TICK = 0.25
 _FAREWELL = 1.0
+_HANDING_OVER = 60.0
+"""Seconds for which an agent may send nothing but signs of life when all that is left to do is to send what it has."""
+
 _MOST_WORKERS = 1 << 16
 """Of one host: more than any has CPUs."""
 
@@ -126,6 +129,7 @@ class Engine:
         self._run: PresentRun | None = None
         self._granted: dict[tuple[int, Stream], int] = {}
         self._heard: dict[tuple[int, Stream], int] = {}  # up to where streams have come
+        self._moved: dict[int, float] = {}  # when an agent last sent something, or could begin to
         self._recorder = Recorder(time.monotonic())
         self._closing = False
         self._next_tick = 0.0
@@ -217,6 +221,7 @@ class Engine:
             return
         self._next_tick = now + _TICK
         self._check_leases()
+        self._check_handing_over(now)
         self._feed_job(Tick())
         self._outputs.watch(now, hurry=bool(self._run and self._run.job.processes_gone))
         self._hub.tick()
@@ -231,6 +236,7 @@ class Engine:
             self._lose(error.agent, failure)
 
     def _hear(self, agent: int, message: AnyMessage, body: memoryview) -> None:
+        self._moved[agent] = time.monotonic()
         match message:
             case Data(stream) | DataInFile(stream) if stream.run and not self._present(stream.run):
                 pass  # of a run that was interrupted twice, whose output nobody waits for
@@ -334,6 +340,23 @@ class Engine:
                 advice = "the host or its network is down, or it is stuck; its own lease ends the workers there"
                 self._lose(host.index, HostFailure(host.label, "running", reason, advice))
                 self._stewards[host.index].close()
+
+    def _check_handing_over(self, now: float) -> None:
+        """Who is alive, and may send, and does not say that it has sent everything, never will."""
+        for agent in self._run.job.handing_over if self._run else ():
+            if now - self._moved[agent] < _HANDING_OVER or self._waits_for_credit(agent):
+                continue
+            reason = f"for {_HANDING_OVER:.0f} s it has sent nothing, and not said that this is all"
+            self._lose(agent, HostFailure(self._hosts[agent].label, "handing over its output", reason))
+            self._stewards[agent].close()
+
+    def _waits_for_credit(self, agent: int) -> bool:
+        """Whether it is this side that is slow, say because a terminal is paused."""
+        return any(
+            upto >= self._granted.get((number, stream), messages.WINDOWS[stream.kind])
+            for (number, stream), upto in self._heard.items()
+            if number == agent
+        )
 
     def _lose(self, agent: int, failure: HostFailure) -> None:
         if agent not in self._ended:
@@ -482,6 +505,7 @@ class Engine:
         window = messages.WINDOWS[stream.kind]
         if consumed + window - self._granted.get((agent, stream), window) >= window // 4:
             self._granted[agent, stream] = consumed + window
+            self._moved[agent] = time.monotonic()
             self._hub.send(agent, Credit(stream, consumed + window))
 
     def _say_goodbye(self) -> None:

@@ -6,7 +6,8 @@ The laws:
 2. The first failure decides. It is announced at once; everything else is then stopped; the run has failed when nothing
    of it is left on any host, or when a host has had its time.
 3. While processes of the run may be left on a host, no state but RUNNING lasts longer than its deadline. What is then
-   still to be handed over (outcomes, logs) takes as long as it takes: a host that stops sending loses its lease.
+   still to be handed over (outcomes, logs) takes as long as it takes; a host that stops sending is given up by the
+   engine.
 
 ```
 STARTING ──all agents greeted, a rendezvous found──▶ RUNNING ──all returned──▶ DRAINING ──all gone──▶ DONE
@@ -168,6 +169,12 @@ class Job:
     def processes_gone(self) -> bool:
         """Whether no process of the run is left, so that only what it handed over is still to be dealt with."""
         return self.state not in (State.STARTING, State.RUNNING) and not self._running
+
+    @property
+    def handing_over(self) -> frozenset[int]:
+        """Agents that have still to hand over something, where nothing else is left of the run."""
+        left = self._undrained | {agent for agent, _ in self._awaited}
+        return frozenset(left) if self.processes_gone and not self.over else frozenset()
 
     def failures(self) -> list[WorkerEnd]:
         """Workers that failed, the first one first."""

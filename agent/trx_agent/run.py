@@ -118,7 +118,7 @@ class Run:
                 path.touch(0o600)  # here, since torch would make the logs as public as the umask lets it
                 stream = Stream(self.number, local_rank, kind)
                 self._add_outflow(stream, path)
-                watch.watch_file(path, partial(self._pump, stream))
+                watch.watch_file(path, partial(self._grown, stream))
             watch.watch_folder(folder, partial(self._file_appeared, local_rank))
             self._holds.append(os.open(folder / HOLD, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             fcntl.flock(self._holds[-1], fcntl.LOCK_EX)
@@ -274,6 +274,11 @@ class Run:
                     self._take_words(local_rank)
 
     # ---- inside -----------------------------------------------------------------------------------------------------
+
+    def _grown(self, stream: Stream) -> None:
+        self._pump(stream)
+        if self.gone:  # what was left could not be ended, and has written something more
+            self._finish_if_drained()
 
     def _file_appeared(self, local_rank: int, name: str) -> None:
         if name in (RETURNED, RAISED) and not self.finished:  # else it is old news

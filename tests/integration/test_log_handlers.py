@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -424,6 +425,35 @@ def test_a_slow_handler_loses_nothing_and_needs_no_memory(
     assert held[0][1] <= 3 << 20  # of 10 MB: the rest waited on the host
     expected = [f"{number} {'x' * 100}" for number in range(100_000)]
     assert slow.of("stdout") == kept.of("stdout") == expected
+
+
+def test_a_host_that_waits_for_a_slow_handler_is_not_given_up(
+    go_on: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trx.engine, "_HANDING_OVER", 0.3)
+
+    class Slow(Kept):
+        def emit(self, record: logging.LogRecord) -> None:
+            assert go_on.wait(50)
+            super().emit(record)
+
+    def flood() -> None:
+        for number in range(30_000):
+            print(number, "x" * 100)
+
+    def let_go() -> None:
+        wait_until(lambda: engine._run and engine._run.job.handing_over, "only output is left")
+        wait_until(lambda: time.monotonic() - engine._moved[0] > 1.0, "the agent has sent nothing for a while")
+        go_on.set()
+
+    slow = Slow()
+    with trx.Launcher(["localhost"], 1, backend=None, log_handlers=[slow]) as launcher:
+        engine: Any = launcher._session._engine  # type: ignore[union-attr]
+        thread = threading.Thread(target=let_go)
+        thread.start()
+        launcher.run(flood)
+        thread.join()
+    assert len(slow.of("stdout")) == 30_000
 
 
 @pytest.mark.usefixtures("impatient")

@@ -745,6 +745,21 @@ def test_malformed_messages_of_an_agent_are_errors_that_name_it(misbehave: Calla
     assert time.monotonic() - start < SOON
 
 
+@pytest.mark.parametrize("arrived", [0, 3])
+def test_an_agent_that_lives_and_does_not_hand_over_what_it_announced_is_given_up(
+    arrived: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trx.engine, "_HANDING_OVER", 1.0)
+    with running_puppet() as (puppet, run):
+        puppet.say(Ended(1, 0, 4244, Returned(), 10, ""))
+        if arrived:
+            puppet.say(Data(VALUE, 0), bytes(arrived))
+        puppet.say(Gone(1, ()))
+        error = run.exception(SOON)
+    assert isinstance(error, trx.AgentFailedError), repr(error)
+    assert error.failures[0].stage == "handing over its output"
+
+
 def test_a_pipe_instead_of_a_file_does_not_stop_the_launcher(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with running_puppet() as (puppet, run):
