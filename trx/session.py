@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import importlib.metadata
 import logging
 import os
@@ -36,6 +38,10 @@ BEAT = 1.0
 """Seconds of silence after which either side gives a sign of life."""
 
 
+_FOR_EACH_RUN = frozenset({"default_env_vars", "extra_env_vars", "env_file", "preload"})
+"""Settings that the user may change from one run of a session to the next."""
+
+
 class Session:
     """An engine and its agents, from start to end.
 
@@ -49,6 +55,7 @@ class Session:
         self._turn = threading.Lock()
         self._abandoned = False
         self._launcher = launcher
+        self._lasting_settings = _lasting_settings(launcher)
         allocation = slurm.reached_by_srun(launcher.start)
         self._terminal = _terminal_size()  # once, since another one would cost another import of torch
         preparation = self._preparation()
@@ -83,6 +90,16 @@ class Session:
     @property
     def usable(self) -> bool:
         return self._engine.usable and not self._abandoned
+
+    def check_settings(self) -> None:
+        """Whoever changes a setting wants it to have an effect.
+
+        Raises:
+            ValueError: Where one was changed that had its effect when the session was opened.
+        """
+        now = _lasting_settings(self._launcher)
+        if changed := [name for name, value in self._lasting_settings.items() if now[name] != value]:
+            raise ValueError(f"{changed[0]} cannot be changed while the launcher is open: open another one")
 
     def run(self, call: Pickled) -> LaunchResult[Any]:
         with self._turn:
@@ -138,6 +155,11 @@ class Session:
     def _log_path(self, source: Source) -> str:
         path = self._files.path(source) if self._files else None
         return str(path) if path and path.exists() else ""
+
+
+def _lasting_settings(launcher: Launcher) -> dict[str, Any]:
+    names = {field.name for field in dataclasses.fields(launcher)} - _FOR_EACH_RUN
+    return {name: copy.copy(getattr(launcher, name)) for name in sorted(names)}  # a list might be changed in place
 
 
 def _handlers(launcher: Launcher, planned: Sequence[Host]) -> list[HandlerSink]:

@@ -42,6 +42,29 @@ def test_agents_stay_and_workers_are_new(workers: trx.Launcher) -> None:
     assert first[0][RUNNER] == first[1][RUNNER] != second[0][RUNNER]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("hostnames", ["localhost", "localhost"]), ("workers_per_host", 1), ("backend", "gloo"), ("timeout", 5)],
+)
+def test_a_setting_that_would_have_no_effect_any_more_cannot_be_changed(
+    workers: trx.Launcher, name: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as changed:
+        changed.setattr(workers, name, value)
+        with pytest.raises(ValueError, match=f"^{name} cannot be changed while the launcher is open"):
+            workers.run(rank)
+    assert workers.run(rank).by_ranks() == [0, 1]
+
+
+def test_a_list_of_hosts_that_grows_while_the_launcher_is_open_is_noticed() -> None:
+    hostnames = ["localhost"]
+    with trx.Launcher(hostnames, 1, backend=None) as launcher:
+        assert launcher.run(rank).by_ranks() == [0]
+        hostnames.append("localhost")
+        with pytest.raises(ValueError, match="hostnames cannot be changed"):
+            launcher.run(rank)
+
+
 def test_nothing_that_a_run_changed_is_there_in_the_next(workers: trx.Launcher, tmp_path: Path) -> None:
     def change() -> tuple[Any, ...]:
         found = getattr(os, "left_by_a_run", None), os.getcwd(), signal.getsignal(signal.SIGUSR1), sys.path[:]

@@ -549,10 +549,10 @@ def test_a_value_whose_worker_fails_halfway_is_none_and_the_next_run_works(
             if stream.kind is not Kind.VALUE or stream.local_rank != 0:
                 give_credit(agent, stream, consumed)
 
-        monkeypatch.setattr(engine, "_give_credit", give_none_for_values)
-        with watching_the_value(launcher, signpost), pytest.raises(trx.WorkerFailedError) as caught:
-            launcher.run(return_in_two_steps, signpost, between)
-        monkeypatch.undo()
+        with monkeypatch.context() as changed, watching_the_value(launcher, signpost):
+            changed.setattr(engine, "_give_credit", give_none_for_values)
+            with pytest.raises(trx.WorkerFailedError) as caught:
+                launcher.run(return_in_two_steps, signpost, between)
         assert launcher.run(rank).by_ranks() == [0, 1]
     error = caught.value
     assert error.rank == 0
