@@ -109,10 +109,11 @@ class Intake:
             ValueError: Where the agent has no such worker, or there is no such outcome.
         """
         key = (agent, ended.local_rank)
-        if key not in self._workers or key in self._ended or ended.size < 0:
+        returned = isinstance(ended.ending, Returned)
+        impossible = ended.size < 0 or (returned and not ended.size)  # a value has a header at least
+        if key not in self._workers or key in self._ended or impossible:
             raise ValueError(f"it told of an end of local rank {ended.local_rank} that cannot be")
         self._ended.add(key)
-        returned = isinstance(ended.ending, Returned)
         if not returned:  # it failed while it was writing a value
             self._arriving.pop((key, Kind.VALUE), None)
         if not ended.size:
@@ -129,8 +130,9 @@ class Intake:
             KeyError: Where there can be none.
         """
         key = (agent, local_rank)
-        if kind is Kind.VALUE and key in self._workers and key not in self._ended:
-            self._arriving.setdefault((key, kind), _Arriving(Assembler()))
+        may_begin = kind is Kind.VALUE and key in self._workers and key not in self._ended
+        if may_begin and (key, kind) not in self._arriving:
+            self._arriving[key, kind] = _Arriving(Assembler())
         arriving = self._arriving[key, kind]
         arriving.take(piece)
         return arriving.whole

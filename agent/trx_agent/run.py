@@ -315,7 +315,9 @@ class Run:
         self.abandon(now)
 
     def _look_for_outcome(self, local_rank: int) -> None:
-        if local_rank in self._reported or not self._pids:  # a worker can be faster than the runner's report of it
+        if local_rank in self._reported or self.gone:
+            return
+        if not self._pids:  # a worker can be faster than the runner's report of it
             return
         path = self._outcome(local_rank)
         if path is None:
@@ -366,6 +368,8 @@ class Run:
         return (Mark(TORCH_IMPORTED, now - since),) if since is not None else ()
 
     def _has_gone(self, leftovers: tuple[str, ...]) -> None:
+        for local_rank in range(len(self._order.ranks)):  # whose news was not dealt with yet
+            self._look_for_outcome(local_rank)
         self.gone = True
         self._next_step = float("inf")
         self._send(Gone(self.number, leftovers), b"")

@@ -74,7 +74,7 @@ def main(order: Start, local_rank: int, directory: Path, runner: int, inherited:
         with stage("joining the process group", JOINED):
             _join_process_group(order, local_rank)
         with stage(outcome.CALLING, CALLED):
-            value = function(*args, **kwargs)
+            value = _call(function, args, kwargs)
         with stage("pickling what the function returned", WRITTEN):
             _write_value(folder, value)
     except BaseException as error:  # SystemExit and KeyboardInterrupt are failures too: there is no result
@@ -171,6 +171,32 @@ def _load(path: Path, import_paths: tuple[str, ...]) -> Call:
     return call
 
 
+def _call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    worker = os.getpid()
+    try:
+        return function(*args, **kwargs)
+    finally:
+        if os.getpid() != worker:
+            _end_copy(sys.exc_info()[1])
+
+
+def _end_copy(error: BaseException | None) -> NoReturn:
+    """Ends a process that the function has forked, and that left the function: only the worker has an outcome."""
+    code: object = 0
+    if isinstance(error, SystemExit):
+        code = error.code or 0
+    elif error is not None:
+        traceback.print_exception(error)
+        code = 1
+    if not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code & 0xFF)
+
+
 def _join_process_group(order: Start, local_rank: int) -> None:
     if not order.backend:
         return
@@ -221,7 +247,8 @@ def _write_value(folder: Path, value: object) -> None:
         with private_file(folder / VALUE, "ab") as file:
             payload.write(file, pickled)
     except BaseException:
-        os.truncate(folder / VALUE, 0)  # on a full disk there must be room for the words
+        with contextlib.suppress(OSError):
+            os.truncate(folder / VALUE, 0)  # on a full disk there must be room for the words
         raise
     with _whole(folder, RETURNED):
         pass

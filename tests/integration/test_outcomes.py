@@ -8,6 +8,7 @@ import functools
 import os
 import shutil
 import signal
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from torch import nn
 import trx
 from trx_agent.protocol.messages import Kind, Stream
 
-from .helpers import Script, is_alive, on_rank, rank, run_script, travels_by_value, wait_until
+from .helpers import Script, is_alive, log_files, on_rank, rank, run_script, travels_by_value, wait_until
 
 travels_by_value(__name__)
 
@@ -556,8 +557,59 @@ def test_a_value_whose_worker_fails_halfway_is_none_and_the_next_run_works(
         assert launcher.run(rank).by_ranks() == [0, 1]
     error = caught.value
     assert error.rank == 0
-    assert 0 not in error.values
     if between is die:
         assert error.failures[0].signal == signal.SIGKILL
     else:
         assert "No space left on device" in str(error.worker_traceback)
+
+
+# ---- processes that the function forks ------------------------------------------------------------------------------
+
+
+def end_as_the_worker_does() -> None:
+    pass
+
+
+def raise_something() -> None:
+    raise ValueError("of a copy")
+
+
+def exit_in_order() -> None:
+    sys.exit()
+
+
+def exit_with_a_number() -> None:
+    sys.exit(3)
+
+
+def exit_with_a_text() -> None:
+    sys.exit("no more to do")
+
+
+def fork(end: Callable[[], None]) -> int:
+    """Returns the exit status of a copy of the worker, which leaves the function in some way."""
+    if pid := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    print("printed by a copy")
+    end()
+    return -1
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "printed"),
+    [
+        (end_as_the_worker_does, 0, ""),
+        (raise_something, 1, "ValueError: of a copy"),
+        (exit_in_order, 0, ""),
+        (exit_with_a_number, 3, ""),
+        (exit_with_a_text, 1, "no more to do"),
+    ],
+)
+def test_a_copy_of_a_worker_that_leaves_the_function_has_no_outcome(
+    end: Callable[[], None], status: int, printed: str, log_base: Path
+) -> None:
+    result = trx.launch(fork, (end,), hostnames=["localhost"], workers_per_host=2, backend=None)
+    assert result.by_ranks() == [status, status]
+    text = log_files(log_base)["localhost[0].log"].read_text()
+    assert "printed by a copy" in text
+    assert printed in text

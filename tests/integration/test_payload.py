@@ -444,9 +444,10 @@ def test_memory_is_had_from_a_kernel_that_takes_no_advice(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("seconds", "advice"),
     [
-        ([0.001, 0.001, 0.001], ["huge"]),
-        ([0.001, 0.016, 0.001], ["huge", "small"]),
-        ([0.016, 0.016, 0.016], ["huge", "small"]),
+        ([0.0005, 0.0005, 0.0005], ["huge", "huge"]),
+        ([0.0005, 0.016, 0.0005], ["huge", "small", "small"]),
+        ([0.016, 0.016, 0.016], ["huge", "small", "small"]),
+        ([0.0005, 0.0005, 0.016], ["huge", "huge"]),  # too little to judge by
     ],
 )
 def test_huge_pages_are_given_up_where_they_take_long(
@@ -465,8 +466,11 @@ def test_huge_pages_are_given_up_where_they_take_long(
 
     monkeypatch.setattr(mmap, "mmap", Advised)
     monkeypatch.setattr(time, "thread_time", lambda: clock[0])
-    steps = [len(step) for step in payload._steps(payload._memory(20 * MIB))]
-    assert steps == [8 * MIB, 8 * MIB, 4 * MIB]
+    pages = payload._Pages()
+    steps = [len(step) for step in pages.steps(payload._memory(17 * MIB))]
+    assert steps == [8 * MIB, 8 * MIB, MIB]
+    clock = [0.0]
+    list(pages.steps(payload._memory(2 * MIB)))  # what was found of one part counts for the next
     assert given == advice
 
 
@@ -600,6 +604,7 @@ BAD = {
     "too short for a header": GOOD[:10],
     "another mark": b"x" + GOOD[1:],
     "no parts": GOOD[:8] + struct.pack("<Q", 0) + GOOD[16:],
+    "more parts than there is memory for": GOOD[:8] + struct.pack("<Q", 1 << 40) + GOOD[16:],
     "too many parts": GOOD[:8] + struct.pack("<Q", 1 << 63) + GOOD[16:],
     "a part too long": GOOD[:16] + struct.pack("<Q", (1 << 64) - 1) + GOOD[24:],
     "cut off": GOOD[:-1],

@@ -80,6 +80,12 @@ def test_a_value_that_is_longer_than_was_announced_when_it_was_here_already_is_t
     assert "more than the announced" in told(intake.outcomes())[2][3]
 
 
+@pytest.mark.parametrize(("ending", "size"), [(Returned(), 0), (Returned(), -1), (Killed(9, False), -1)])
+def test_an_outcome_of_an_impossible_size_is_none(ending: Ending, size: int) -> None:
+    with pytest.raises(ValueError, match="cannot be"):
+        expect(named(), ending, size)
+
+
 def test_an_exception_is_not_taken_before_it_is_announced() -> None:
     with pytest.raises(KeyError):
         take(named(), Kind.ERROR, b"words")

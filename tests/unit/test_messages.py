@@ -63,7 +63,7 @@ START = Start(
 SAMPLES: list[AnyMessage] = [
     Beat(),
     *[Data(Stream(1, 0, kind), 1 << 40) for kind in Kind],
-    DataInFile(Stream(1, 0, Kind.VALUE), 1 << 40, 1 << 20, "/tmp/trx/run-1/0/returned"),
+    DataInFile(Stream(1, 0, Kind.VALUE), 1 << 40, 1 << 20, "/tmp/trx/run-1/0/value"),
     Credit(Stream(0, -1, Kind.AGENT), 0),
     Hello(8, 8, 64, DOORS, 4711),
     Hello(1, 0, 1, (), 1),

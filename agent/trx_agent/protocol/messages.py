@@ -38,7 +38,7 @@ WINDOWS = {
     Kind.RECORDS: 1 << 20,
     Kind.AGENT: 1 << 20,
     Kind.VALUE: 8 << 20,
-    Kind.ERROR: 1 << 20,
+    Kind.ERROR: 8 << 20,
     Kind.PAYLOAD: 4 << 20,
 }
 """Bytes of a stream that its sender may have sent beyond what its receiver has dealt with."""
@@ -156,7 +156,7 @@ class Up(Message, frozen=True):
 
 
 class Returned(Message, frozen=True):
-    """The function returned: the value stream is whole."""
+    """The function returned: the value stream is whole up to the size that `Ended` tells."""
 
 
 class Raised(Message, frozen=True):

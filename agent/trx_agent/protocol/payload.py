@@ -50,6 +50,7 @@ HEADER = struct.Struct("<8sQ")
 ALIGNMENT = 64
 _AT_ONCE = 1 << 20  # bytes; whoever reads the file meanwhile, or makes a hole in it, waits for the end of each write
 _HUGE_PAGE = 2 << 20
+_TABLE_STEP = 1 << 16
 _STEP = 4 * _HUGE_PAGE
 _SLOW = 0.4e-9  # seconds for each byte
 _MADV_POPULATE_WRITE = 23  # since Linux 5.14; Python has no name for it
@@ -149,7 +150,7 @@ class Assembler:
     def __init__(self) -> None:
         self._received = 0
         self._parts: list[Memory] = []
-        self._targets = _targets(self._parts)
+        self._targets = _targets(self._parts, _Pages())
         self._target = memoryview(b"")
 
     def take(self, size: int, pour: Pour) -> None:
@@ -195,27 +196,33 @@ def _memory(size: int) -> Memory:
         raise MemoryError from error
 
 
-def _steps(memory: Memory) -> Iterator[memoryview]:
-    """Yields the memory of one part, with pages.
+class _Pages:
+    """Has the kernel make the pages of large parts, a step at a time.
 
-    The kernel makes many at a time for less than one after the other, and huge ones in a quarter of the time; but not
-    in a virtual machine that has given free memory back to the machine that it runs on. There they take five times as
-    long as small ones, which are made of what is left in pieces. So it is tried.
+    It makes many for less than one after the other, and huge ones in a quarter of the time; but not in a virtual
+    machine that has given free memory back to the machine that it runs on. There they take five times as long as small
+    ones, which are made of what is left in pieces. So it is tried.
     """
-    view = memoryview(memory)
-    if isinstance(memory, bytearray):
-        yield view
-        return
-    huge = True
-    _advise(memory, mmap.MADV_HUGEPAGE)
-    for start in range(0, len(view), _STEP):
-        step = view[start : start + _STEP]
-        began = time.thread_time()
-        _advise(memory, _MADV_POPULATE_WRITE, start, len(step))
-        if huge and time.thread_time() - began > len(step) * _SLOW:
-            huge = False
-            _advise(memory, mmap.MADV_NOHUGEPAGE)
-        yield step
+
+    def __init__(self) -> None:
+        self._advice = mmap.MADV_HUGEPAGE
+
+    def steps(self, memory: Memory) -> Iterator[memoryview]:
+        """Yields the memory of one part."""
+        view = memoryview(memory)
+        if isinstance(memory, bytearray):
+            yield view
+            return
+        _advise(memory, self._advice)
+        for start in range(0, len(view), _STEP):
+            step = view[start : start + _STEP]
+            began = time.thread_time()
+            _advise(memory, _MADV_POPULATE_WRITE, start, len(step))
+            slow = time.thread_time() - began > len(step) * _SLOW
+            if slow and self._advice == mmap.MADV_HUGEPAGE and len(step) >= _HUGE_PAGE:
+                self._advice = mmap.MADV_NOHUGEPAGE
+                _advise(memory, self._advice)
+            yield step
 
 
 def _advise(memory: mmap.mmap, advice: int, *span: int) -> None:
@@ -224,12 +231,15 @@ def _advise(memory: mmap.mmap, advice: int, *span: int) -> None:
         memory.madvise(advice, *span)
 
 
-def _targets(parts: list[Memory]) -> Iterator[memoryview]:
+def _targets(parts: list[Memory], pages: _Pages) -> Iterator[memoryview]:
     """Yields the memory that arriving bytes belong in, and adds each part when its turn comes."""
     header = bytearray(HEADER.size)
     yield memoryview(header)
-    table = bytearray(_table_size(header))
-    yield memoryview(table)
+    table, size = bytearray(), _table_size(header)
+    while len(table) < size:  # step by step: it may be said to be longer than all memory
+        step = bytearray(min(_TABLE_STEP, size - len(table)))
+        yield memoryview(step)
+        table += step
     position = HEADER.size + len(table)
     for span in _parse_table(table):
         yield memoryview(bytearray(span.start - position))
@@ -238,7 +248,7 @@ def _targets(parts: list[Memory]) -> Iterator[memoryview]:
         except MemoryError:
             parts.clear()  # it is refused
             raise
-        yield from _steps(parts[-1])
+        yield from pages.steps(parts[-1])
         position = span.stop
 
 
