@@ -6,13 +6,8 @@ Torch is left out: the Makefile pins it. The extras are left out too: they are t
 from __future__ import annotations
 
 import re
-import sys
+import tomllib
 from pathlib import Path
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 

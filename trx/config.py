@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 from trx.checks import is_hostfile
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 
 _FILES = ("env_file", "ssh_config_file")
 """Settings that name files of the launcher's."""

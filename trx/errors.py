@@ -8,7 +8,6 @@ derives from both the exception's own class and `WorkerFailedError`, so that eit
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import GetSetDescriptorType, MappingProxyType, MemberDescriptorType
@@ -19,14 +18,6 @@ from trx.output.escapes import plain
 
 class LaunchError(Exception):
     """Base class of what a launch raises, once its settings and arguments were found good."""
-
-    if sys.version_info < (3, 11):  # pragma: no cover - notes are part of every exception from 3.11 on
-
-        def add_note(self, note: str) -> None:
-            self.__notes__ = [*getattr(self, "__notes__", []), note]
-
-        def __str__(self) -> str:
-            return "\n".join([super().__str__(), *getattr(self, "__notes__", [])])
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,6 @@ class Launcher:
         """
         self._check_settings()
         if self._session is not None and self._session.usable:  # which keeps its hosts, whatever a hostfile says now
-            self._session.check_settings()
             return self._session.run(checks.pickle_call(func, args, kwargs))
         hosts = self.planned_hosts()
         from trx.session import Session  # here, so that `import trx` stays quick

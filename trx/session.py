@@ -91,17 +91,15 @@ class Session:
     def usable(self) -> bool:
         return self._engine.usable and not self._abandoned
 
-    def check_settings(self) -> None:
-        """Whoever changes a setting wants it to have an effect.
+    def run(self, call: Pickled) -> LaunchResult[Any]:
+        """Runs a function on all hosts.
 
         Raises:
-            ValueError: Where one was changed that had its effect when the session was opened.
+            ValueError: Where a setting was changed that had its effect when the session was opened.
         """
         now = _lasting_settings(self._launcher)
         if changed := [name for name, value in self._lasting_settings.items() if now[name] != value]:
             raise ValueError(f"{changed[0]} cannot be changed while the launcher is open: open another one")
-
-    def run(self, call: Pickled) -> LaunchResult[Any]:
         with self._turn:
             future = self._engine.run(call, self._preparation())
             with signals.heeded(self._warn, lambda: self._engine.interrupt(self._grace)) as heard:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
-class Moment(str, enum.Enum):
+class Moment(enum.StrEnum):
     """What is done in a launch, in this order. Each is equal to its text: "agent up", "function called"."""
 
     CONNECTED = "connected"

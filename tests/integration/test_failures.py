@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import ctypes
 import json
 import os
@@ -160,16 +159,13 @@ def test_exception_of_any_class_keeps_class_text_and_attributes(
         assert getattr(raised, name, None) == getattr(original, name, None)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python has exception groups from 3.11 on")
 def test_exception_group_can_be_taken_apart(workers: trx.Launcher) -> None:
-    group: Any = builtins.ExceptionGroup  # type: ignore[attr-defined]  # not for mypy, which looks at Python 3.10
-
     def work() -> None:
-        raise group("both", [ValueError("one"), KeyError("two")])
+        raise ExceptionGroup("both", [ValueError("one"), KeyError("two")])
 
     raised: Any = fails(workers, on_rank(0, work))
 
-    assert isinstance(raised, group)
+    assert isinstance(raised, ExceptionGroup)
     assert [repr(each) for each in raised.exceptions] == ["ValueError('one')", "KeyError('two')"]
 
 
@@ -251,8 +247,7 @@ def only_in_a_worker(name: str) -> Any:
 def test_exception_of_a_class_that_the_launcher_lacks_comes_as_text_with_its_notes(workers: trx.Launcher) -> None:
     def work() -> None:
         error = only_in_a_worker("Strange")("not from here")
-        if sys.version_info >= (3, 11):
-            error.add_note("seen in epoch 3")
+        error.add_note("seen in epoch 3")
         raise error
 
     raised = fails(workers, on_rank(1, work))
@@ -260,7 +255,7 @@ def test_exception_of_a_class_that_the_launcher_lacks_comes_as_text_with_its_not
     assert type(raised) is trx.WorkerFailedError
     assert "made_up_by_a_worker.Strange: not from here" in str(raised)
     assert "in work\n" in raised.worker_traceback
-    assert sys.version_info < (3, 11) or raised.worker_traceback.rstrip().endswith("seen in epoch 3")
+    assert raised.worker_traceback.rstrip().endswith("seen in epoch 3")
 
 
 def test_value_of_a_class_that_the_launcher_lacks_fails_its_rank_and_the_others_values_are_kept(

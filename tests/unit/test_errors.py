@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import builtins
 import copy
 import dataclasses
-import importlib.util
 import json
 import pickle
 import subprocess
-import sys
 import traceback
-import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +15,6 @@ from typing import Any
 import pytest
 
 import trx
-from trx import errors
 from trx.errors import AgentFailedError, HostFailure, LaunchError, WorkerFailedError, WorkerFailure, worker_failed
 
 TRACEBACK = """Traceback (most recent call last):
@@ -369,10 +364,7 @@ def test_a_class_tells_that_it_is_a_combination_and_of_what() -> None:
 
 # ---- notes ----------------------------------------------------------------------------------------------------------
 
-needs_notes = pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have notes from Python 3.11 on")
 
-
-@needs_notes
 def test_notes_of_the_original_come_first_and_are_not_added_to() -> None:
     original: Any = ValueError("no")
     original.add_note("in epoch 3")
@@ -387,7 +379,6 @@ def test_notes_of_the_original_come_first_and_are_not_added_to() -> None:
 # ---- groups ---------------------------------------------------------------------------------------------------------
 
 
-@needs_notes
 def test_an_exception_group_is_caught_as_one_and_keeps_what_is_in_it() -> None:
     group = errors_of_a_group()
     error: Any = worker_failed(FAILURES, group)
@@ -403,8 +394,7 @@ def test_an_exception_group_is_caught_as_one_and_keeps_what_is_in_it() -> None:
 
 
 def errors_of_a_group() -> Any:
-    group: Any = builtins.ExceptionGroup  # type: ignore[attr-defined]  # from Python 3.11 on
-    return group("outer", [ValueError("a"), group("inner", [KeyError("b")])])
+    return ExceptionGroup("outer", [ValueError("a"), ExceptionGroup("inner", [KeyError("b")])])
 
 
 # ---- classes that cannot be combined --------------------------------------------------------------------------------
@@ -580,40 +570,6 @@ def test_nothing_makes_the_report_endless() -> None:
     lines = shown(worker_failed((first, *[failure(rank) for rank in range(100)]), ValueError("no")))
     assert len(lines) <= 60
     assert lines[-1] == "ValueError: the cause"
-
-
-# ---- Python 3.10 ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def errors_of_310(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    """The module as Python 3.10 sees it, where exceptions have no notes of their own."""
-    monkeypatch.setattr(sys, "version_info", (3, 10, 0, "final", 0))
-    spec = importlib.util.spec_from_file_location("errors_of_310", errors.__file__)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "errors_of_310", module)
-    spec.loader.exec_module(module)
-    monkeypatch.undo()
-    sys.modules["errors_of_310"] = module
-    return module
-
-
-def test_without_notes_in_python_both_except_clauses_catch_it_and_the_text_has_the_notes(
-    errors_of_310: types.ModuleType,
-) -> None:
-    error = errors_of_310.worker_failed(FAILURES, KeyError("rate"))
-    assert isinstance(error, KeyError)
-    assert isinstance(error, errors_of_310.WorkerFailedError)
-    assert error.args == ("rate",)
-    lines = str(error).splitlines()
-    assert lines[0] == "'rate'"
-    assert lines[-1] == "ValueError: no"
-    plain = errors_of_310.worker_failed(FAILURES, None)
-    assert str(plain).splitlines()[0] == FAILURES[0].summary
-    assert str(plain).splitlines()[-1] == "ValueError: no"
-    del sys.modules["errors_of_310"]
 
 
 # ---- hosts ----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import contextlib
 import os
 import resource
 import stat
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -40,7 +40,7 @@ def test_directory_is_private_and_named_by_the_time(tmp_path: Path) -> None:
 
 
 def test_directory_of_an_aware_time_is_local(tmp_path: Path) -> None:
-    directory = make_log_directory(str(tmp_path), NOW.astimezone(timezone.utc))
+    directory = make_log_directory(str(tmp_path), NOW.astimezone(UTC))
     assert directory == tmp_path / "20261120T160405"
 
 

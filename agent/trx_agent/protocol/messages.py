@@ -14,7 +14,7 @@ VERSION = 3
 """Both sides must speak the same version; it is compared in the bootstrap, before any socket is opened."""
 
 
-class Kind(str, enum.Enum):
+class Kind(enum.StrEnum):
     """What a stream carries."""
 
     STDOUT = "stdout"
