@@ -1,7 +1,8 @@
 """CURVE alone: how long so many megabytes take from one host to another, in frames of 1 MB, with nothing around.
 
 The receiver answers the driver; the sender is started by it on the other host, once for each question. Where the driver
-wants ("by_file": true), the bytes are in memory and written to a file meanwhile, as what a worker returns is.
+wants ("by_file": true), the bytes are in memory and written to a file meanwhile, as what a worker returns is; and what
+has been sent of the file is given back to its file system ("given_back": true).
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from collections.abc import Iterable
 import zmq
 
 from benchmarks.programs.talk import answer, settings
+from trx_agent.linux import punch_hole
 
 wanted = settings()
-FRAME = 1 << 20
+FRAME, HOLE = 1 << 20, 8 << 20
 
 
 def send() -> None:
@@ -48,6 +50,8 @@ def by_file(value: bytes) -> Iterable[bytes]:
         for start in starts:
             written.acquire()
             yield os.pread(file.fileno(), FRAME, start)
+            if wanted.get("given_back") and start % HOLE == 0:
+                punch_hole(file.fileno(), max(0, start - HOLE), start)
 
 
 def receive(socket: zmq.Socket[bytes]) -> dict[str, float]:

@@ -243,3 +243,20 @@ def test_close_closes_all_even_where_the_disk_is_full(tmp_path: Path, monkeypatc
         with pytest.raises(OSError, match="No space"):
             files.close()
     assert len(os.listdir("/dev/fd")) == before
+
+
+def test_a_launch_that_printed_nothing_leaves_no_directory(tmp_path: Path) -> None:
+    directory = make_log_directory(str(tmp_path), NOW)
+    assert directory
+    files = LogFiles(directory)
+    files.end(WORKER)
+    files.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_with_anything_in_it_stays(tmp_path: Path) -> None:
+    directory = make_log_directory(str(tmp_path), NOW)
+    assert directory
+    (directory / "notes of the user").touch()
+    LogFiles(directory).close()
+    assert [path.name for path in directory.iterdir()] == ["notes of the user"]

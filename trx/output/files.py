@@ -8,7 +8,7 @@ import os
 import re
 import resource
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -117,6 +117,7 @@ class LogFiles:
 
     def close(self) -> None:
         with ExitStack() as stack:
+            stack.callback(self._remove_what_is_empty)
             stack.callback(os.close, self._root)
             stack.callback(self._close_files)
             for key, merger in self._mergers.items():
@@ -127,6 +128,11 @@ class LogFiles:
 
     def give_up(self) -> None:
         """Nothing holds what anybody else needs."""
+
+    def _remove_what_is_empty(self) -> None:
+        """A launch that printed nothing leaves no directory behind."""
+        with suppress(OSError):  # it is not empty
+            self._directory.rmdir()
 
     def _close_files(self) -> None:
         with ExitStack() as stack:
