@@ -152,9 +152,10 @@ def test_a_launcher_that_stays_open_shows_lines_under_the_cell_that_runs(noteboo
 
 
 def test_an_error_of_a_worker_is_the_cells(notebook: Notebook) -> None:
-    cell = notebook.run("def fail():\n    raise KeyError('lost')\ntrx.launch(fail, **SETTINGS)")
+    cell = notebook.run("def fail():\n    raise KeyError('lost')  # in the cell\ntrx.launch(fail, **SETTINGS)")
     assert cell.error == "WorkerFailedError[KeyError]"
     assert "rank " in cell.traceback[-1]
+    assert "# in the cell" in cell.traceback[-1]
     assert notebook.must("list(trx.launch(rank, **SETTINGS))") == "[0, 1]"
 
 

@@ -101,6 +101,29 @@ def test_hosts_without_a_shared_file_system(cow_lab: Lab) -> None:
     assert cow_lab.leftovers() == []
 
 
+RAISING = """
+import sys, json
+import trx
+
+def work():
+    raise ValueError("no")  # where it went wrong
+
+try:
+    trx.launch(work, hostnames=json.loads(sys.argv[2])["hostnames"], workers_per_host=1, backend=None,
+               ssh_config_file=json.loads(sys.argv[1]))
+except ValueError as error:
+    print(json.dumps(error.worker_traceback))
+"""
+
+
+def test_a_traceback_shows_lines_of_a_script_that_is_only_at_the_launcher(cow_lab: Lab) -> None:
+    finished = run(cow_lab, RAISING, hostnames=["node2"])
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    lines = json.loads(finished.stdout.splitlines()[-1]).splitlines()
+    assert lines[-1] == "ValueError: no"
+    assert any(line.strip() == 'raise ValueError("no")  # where it went wrong' for line in lines)
+
+
 def test_different_numbers_of_workers(lab: Lab) -> None:
     values = answers(run(lab, ALL_REDUCE, hostnames=["node1", "node2"], workers_per_host=[1, 3]))
     assert [value["host"] for value in values] == ["node1", "node2", "node2", "node2"]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json.decoder
+import linecache
 import os
 import shutil
 import sys
+import traceback
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,3 +148,47 @@ def test_code_keeps_its_file_for_tracebacks() -> None:
     copy = payload.loads(pickled.pickle, pickled.buffers)
     assert (copy.__code__.co_filename, copy().__code__.co_filename) == (__file__, __file__)
     assert copy.__code__ == outer.__code__
+
+
+def failing(file: str, lines: list[str]) -> Any:
+    """A function of a file that only this process knows, such as a notebook's cell."""
+    linecache.cache[file] = len("".join(lines)), None, lines, file
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile("".join(lines), file, "exec"), namespace)
+    return namespace["fail"]
+
+
+LINES = ["def fail():\n", "    raise ValueError('no')  # as it says here\n"]
+
+
+@pytest.mark.parametrize("there", [None, "", "x = 1\n" * 20])
+def test_code_keeps_its_lines_where_the_file_is_not_there_or_another_one(there: str | None, tmp_path: Path) -> None:
+    file = str(tmp_path / "cell")
+    pickled = payload.dumps(failing(file, LINES))
+    del linecache.cache[file]
+    if there is not None:
+        Path(file).write_text(there)
+    copy = payload.loads(pickled.pickle, pickled.buffers)
+    with pytest.raises(ValueError, match="no") as caught:
+        copy()
+    assert "# as it says here" in "".join(traceback.format_exception(caught.value))
+    del linecache.cache[file]
+
+
+def test_a_file_that_is_there_is_read_when_a_traceback_needs_it(tmp_path: Path) -> None:
+    file = str(tmp_path / "cell")
+    pickled = payload.dumps(failing(file, LINES))
+    del linecache.cache[file]
+    Path(file).write_text("".join(LINES))
+    payload.loads(pickled.pickle, pickled.buffers)
+    assert file not in linecache.cache
+
+
+def test_lines_travel_once_for_all_functions_of_a_file_and_not_for_what_is_installed(tmp_path: Path) -> None:
+    lines = [f"# line {number}\n" for number in range(10_000)]
+    fail = failing(str(tmp_path / "cell"), LINES + lines)
+    one = payload.dumps(fail).nbytes
+    assert one < len("".join(lines)) * 2
+    assert payload.dumps([types.FunctionType(fail.__code__.replace(), {}) for _ in range(10)]).nbytes < 2 * one
+    assert payload.dumps(types.FunctionType(shutil.copytree.__code__, {})).nbytes < 10_000
+    del linecache.cache[str(tmp_path / "cell")]

@@ -6,7 +6,8 @@ cloudpickle does so for functions and classes of `__main__` and those made withi
   has left `sys.path`;
 - objects that pickle themselves by their name, although they are of `__main__` (cached and dispatching functions, types
   made by `NewType` and the like, which functions have in their annotations), or not at all (`cached_property`);
-- the file that code is from, without which a traceback of a worker shows no lines;
+- the file that code is from, and its lines where a host may not have them (a notebook's cell, a script that is only
+  here): without them a traceback of a worker shows none;
 - slots of classes, without which an instance made by a worker would not fit its class in the launcher;
 - that a class which comes back to where it was defined is left as it is: cloudpickle would replace its functions by
   those that came back, which see other global variables than the script's own.
@@ -15,8 +16,10 @@ cloudpickle does so for functions and classes of `__main__` and those made withi
 from __future__ import annotations
 
 import functools
+import linecache
 import os
 import sys
+import sysconfig
 import typing
 import uuid
 from abc import ABCMeta
@@ -191,14 +194,40 @@ def _cached(function: Callable[..., Any], parameters: Mapping[str, Any]) -> obje
     return functools.lru_cache(**parameters)(function)
 
 
+Lines = tuple[int, list[str]]
+"""Of a file: its size in bytes, or characters, and the lines themselves."""
+
+_INSTALLED = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+
 def _reduce_code(code: CodeType) -> Reduced:
-    """With the file that tracebacks name: since 3.1.3 cloudpickle leaves it out."""
+    """With the file that tracebacks name, which cloudpickle leaves out since 3.1.3, and with its lines."""
     make, args = cloudpickle.CloudPickler.dispatch_table[CodeType](code)
-    return _code_of_file, (make, args, code.co_filename)
+    return _code_of_file, (make, args, code.co_filename, _lines(code.co_filename))
 
 
-def _code_of_file(make: Callable[..., CodeType], args: tuple[Any, ...], file: str) -> CodeType:
+def _lines(file: str) -> Lines | None:
+    """What Python shows of a file in tracebacks; None for those that every host has, and where there is nothing."""
+    if file.startswith(_INSTALLED) or not (lines := linecache.getlines(file)):
+        return None
+    known = linecache.cache[file]
+    return None if len(known) == 1 else (known[0], lines)  # the same list each time, so that it is pickled once
+
+
+def _code_of_file(make: Callable[..., CodeType], args: tuple[Any, ...], file: str, lines: Lines | None) -> CodeType:
+    if lines and not _is_there(file, lines[0]):
+        linecache.cache[file] = lines[0], None, lines[1], file  # no time: it is not looked for on the disk
     return make(*args).replace(co_filename=file)
+
+
+def _is_there(file: str, size: int) -> bool:
+    """Whether this host has the file; one of another size is another version of it."""
+    if file in linecache.cache:
+        return True
+    try:
+        return os.stat(file).st_size == size
+    except (OSError, ValueError):
+        return False
 
 
 def _reduce_dispatcher(function: Any) -> Reduced:
