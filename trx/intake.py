@@ -67,7 +67,7 @@ class _Arriving:
         """What cannot be kept is let pass, so that the run can end in good order."""
         self._received += piece.size
         self._check_size()
-        if self.content:
+        if self.content is not None:
             try:
                 self.content.take(piece.size, piece.pour)
             except MemoryError:
