@@ -57,8 +57,8 @@ def run(directory: Path, name: str, *variables: str) -> Left:
     command = [sys.executable, "-c", RUN, str(EXAMPLES / f"{name}.py"), *variables]
     done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    last = max((directory / "logs").iterdir())
-    logs = {path.name: path.read_text() for path in last.iterdir()}
+    launches = sorted((directory / "logs").iterdir())  # none is left of those that printed nothing
+    logs = {path.name: path.read_text() for path in launches[-1].iterdir()} if launches else {}
     return Left(pickle.loads((directory / "left").read_bytes()), done.stdout, logs)
 
 

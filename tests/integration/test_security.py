@@ -589,11 +589,6 @@ def exception_that_was_not_announced(puppet: Puppet) -> None:
     puppet.say(Data(ERROR, 0), b"much too early")
 
 
-def value_of_a_worker_that_has_raised(puppet: Puppet) -> None:
-    puppet.say(Ended(1, 0, 4244, Raised("Error: here"), 0, ""))
-    puppet.say(Data(VALUE, 0), b"much too late")
-
-
 def outcome_of_a_worker_that_does_not_exist(puppet: Puppet) -> None:
     puppet.say(Ended(1, 7, 4244, Returned(), 4, ""))
     puppet.say(Data(Stream(1, 7, Kind.VALUE), 0), b"1234")
@@ -711,7 +706,6 @@ NOTICED = ("talking to the launcher", "handing over outcomes", "handing over the
         no_frame_at_all,
         acknowledges_what_was_never_sent,
         exception_that_was_not_announced,
-        value_of_a_worker_that_has_raised,
         value_of_a_worker_that_does_not_exist,
         outcome_of_a_worker_that_does_not_exist,
         outcome_of_a_negative_size,
