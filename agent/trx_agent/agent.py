@@ -136,6 +136,7 @@ class Agent:
         reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        os.write(writing, b".")  # the forkserver may have ended before: of that no signal will come
         signal.signal(LAUNCHER_GONE, lambda *_: setattr(self, "_launcher_gone", True))
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_terminated", True))
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -173,6 +173,14 @@ def test_env_file_that_fails_is_reported_for_every_host(env_file: Path) -> None:
     assert [failure.hostname for failure in caught.value.failures] == ["localhost", "localhost#2"]
 
 
+def test_env_file_with_which_python_cannot_start_is_reported_with_what_it_said(env_file: Path) -> None:
+    """The process that imports torch ends before its agent has said hello."""
+    env_file.write_text("export PYTHONHOME=/nonexistent")
+    with pytest.raises(trx.AgentFailedError, match="No module named 'encodings'") as caught:
+        launch_with(os.getpid, env_file=env_file, start_timeout=20)
+    assert caught.value.failures[0].stage == "importing torch and what is to be preloaded"
+
+
 def test_env_file_that_leaves_something_running_does_not_hold_anybody_up(env_file: Path) -> None:
     env_file.write_text("sleep 50 & setsid sleep 50 &\nSET=yes\n")
 
