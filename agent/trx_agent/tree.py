@@ -41,7 +41,7 @@ def has_ended(pid: int) -> bool:
 
 def has_lost_its_head(pid: int) -> bool:
     """Whether the first thread of a process has ended, and others go on: its parent will not hear of it."""
-    with contextlib.suppress(psutil.NoSuchProcess):
+    with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):  # its parent may collect it at any moment
         if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
             return any(_goes_on(thread) for thread in Path(f"/proc/{pid}/task").glob("*/stat"))
     return False

@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -219,3 +220,13 @@ def test_process_whose_first_thread_alone_has_ended() -> None:
         while not has_lost_its_head(process.pid):
             assert process.poll() is None
         process.kill()
+
+
+def test_a_zombie_that_is_collected_while_it_is_looked_at_is_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    def collected(self: Path, pattern: str) -> Iterator[Path]:
+        raise FileNotFoundError(2, "No such file or directory", str(self))
+
+    with subprocess.Popen(["true"]) as zombie:
+        os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+        monkeypatch.setattr(Path, "glob", collected)
+        assert not has_lost_its_head(zombie.pid)
