@@ -9,6 +9,8 @@ from typing import BinaryIO, Literal
 
 import msgspec
 
+from trx_agent.protocol.messages import Kind
+
 ORDER = "order"
 """The file in a run's directory that holds its `Start` message, for the runner."""
 
@@ -38,8 +40,9 @@ LOADED, JOINED, CALLED, WRITTEN = "function loaded", "group joined", "function c
 TORCH_IMPORTED = "torch imported"
 """Name of a forkserver's mark."""
 
-VALUE = "value"
-"""A worker's file: what the function returns. Made by the agent, which sends it while it grows."""
+VALUE = Kind.VALUE.value
+"""A worker's file, named after its stream as the logs are: what the function returns. Made by the agent, which sends it
+while it grows."""
 
 RETURNED, RAISED = "returned", "raised"
 """A worker's files, which appear when its outcome is whole: an empty one beside the value, or the exception."""

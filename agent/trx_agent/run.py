@@ -19,7 +19,7 @@ import msgspec
 from trx_agent import orders, tree
 from trx_agent.forkserver import ForkServer
 from trx_agent.oom import OomCounter
-from trx_agent.orders import HOLD, MARKS, ORDER, PAYLOAD, RAISED, RETURNED, TORCH_IMPORTED, VALUE, WORDS
+from trx_agent.orders import HOLD, MARKS, ORDER, PAYLOAD, RAISED, RETURNED, TORCH_IMPORTED, WORDS
 from trx_agent.protocol import outcome
 from trx_agent.protocol.link import Body
 from trx_agent.protocol.messages import (
@@ -47,7 +47,7 @@ from trx_agent.streams import Outflow, last_lines
 from trx_agent.watching import FileWatch
 
 _LOGS = (Kind.STDOUT, Kind.STDERR, Kind.RECORDS)
-_SENT_WHILE_GROWING = {**{kind: kind.value for kind in _LOGS}, Kind.VALUE: VALUE}
+_SENT_WHILE_GROWING = (*_LOGS, Kind.VALUE)
 _STEP = 0.02
 _LOOKING = 0.5
 _LOOKS = 10
@@ -111,17 +111,7 @@ class Run:
         self._holds: list[int] = []  # locks, on which workers that raised wait until the run is ended
         self._payload = orders.private_file(directory / PAYLOAD)  # filled while it arrives
         for local_rank in range(len(order.ranks)):
-            folder = self.folder(local_rank)
-            folder.mkdir(mode=0o700)
-            for kind, name in _SENT_WHILE_GROWING.items():
-                path = folder / name
-                path.touch(0o600)  # here, since torch would make the logs as public as the umask lets it
-                stream = Stream(self.number, local_rank, kind)
-                self._add_outflow(stream, path)
-                watch.watch_file(path, partial(self._grown, stream))
-            watch.watch_folder(folder, partial(self._file_appeared, local_rank))
-            self._holds.append(os.open(folder / HOLD, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            fcntl.flock(self._holds[-1], fcntl.LOCK_EX)
+            self._make_folder(local_rank)
 
     def folder(self, local_rank: int) -> Path:
         return self._directory / str(local_rank)
@@ -274,6 +264,19 @@ class Run:
                     self._take_words(local_rank)
 
     # ---- inside -----------------------------------------------------------------------------------------------------
+
+    def _make_folder(self, local_rank: int) -> None:
+        folder = self.folder(local_rank)
+        folder.mkdir(mode=0o700)
+        for kind in _SENT_WHILE_GROWING:
+            path = folder / kind.value
+            path.touch(0o600)  # here, since torch would make the logs as public as the umask lets it
+            stream = Stream(self.number, local_rank, kind)
+            self._add_outflow(stream, path)
+            self._watch.watch_file(path, partial(self._grown, stream))
+        self._watch.watch_folder(folder, partial(self._file_appeared, local_rank))
+        self._holds.append(os.open(folder / HOLD, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        fcntl.flock(self._holds[-1], fcntl.LOCK_EX)
 
     def _grown(self, stream: Stream) -> None:
         self._pump(stream)

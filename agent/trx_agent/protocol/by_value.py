@@ -210,8 +210,10 @@ def _lines(file: str) -> Lines | None:
     """What Python shows of a file in tracebacks; None for those that every host has, and where there is nothing."""
     if file.startswith(_INSTALLED) or not (lines := linecache.getlines(file)):
         return None
-    known = linecache.cache[file]
-    return None if len(known) == 1 else (known[0], lines)  # the same list each time, so that it is pickled once
+    known = linecache.cache.get(file)
+    if known is None or len(known) == 1:  # whoever replaces parts of linecache, as IPython does, may not keep it
+        return None
+    return known[0], lines  # the same list each time, so that it is pickled once
 
 
 def _code_of_file(make: Callable[..., CodeType], args: tuple[Any, ...], file: str, lines: Lines | None) -> CodeType:
