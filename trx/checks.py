@@ -40,8 +40,9 @@ def check_hostnames(hostnames: object) -> NamedHosts:
     for name in named.names:
         if not isinstance(name, str):
             raise TypeError(f"hostnames must be strings, not {name!r}")
-        if not name or name.startswith("-") or not name.isprintable() or " " in name:
-            raise ValueError(f"{name!r} cannot be the name of a host")
+        host_lists.check_name(name)
+    if len(named.names) > host_lists.MOST_HOSTS:
+        raise ValueError(f"hostnames names {len(named.names)} hosts, which is more than {host_lists.MOST_HOSTS}")
     return named
 
 

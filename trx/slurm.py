@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -50,6 +51,7 @@ _INTERACTIVE_STEP = "4294967290"
 
 _RECORD = re.compile(r"JobId=(\d+)(?: HetJobId=(\d+))?")
 _GRANTED = re.compile(r"^\s*Nodes=(\S+).* GRES=(\S*)", re.MULTILINE)
+_COUNT = re.compile(r"(?P<count>[0-9]{1,9})(?:\(x(?P<times>[0-9]{1,9})\))?")
 _GPUS = re.compile(r"(?:^|,)gpu(?::[^:(,]+)?:(\d+)(?:\(IDX:([\d,-]+)\))?")
 
 
@@ -147,7 +149,10 @@ def _components(environment: Mapping[str, str]) -> list[str]:
 def _shares(environment: Mapping[str, str], component: int | None = None) -> dict[str, Share]:
     """What there is on each host of a job, or of one component of a heterogeneous one."""
     suffix = "" if component is None else f"_HET_GROUP_{component}"
-    hosts = expand_hosts(environment["SLURM_JOB_NODELIST" + suffix])
+    variable = "SLURM_JOB_NODELIST" + suffix
+    hosts = expand_hosts(environment[variable], variable)
+    if not hosts:
+        raise ValueError(f"{variable} names no host: {environment[variable]!r}")
     cpus = _counts(environment.get("SLURM_JOB_CPUS_PER_NODE" + suffix), hosts) or (1,) * len(hosts)
     per_task = int(environment.get("SLURM_CPUS_PER_TASK" + suffix) or 1)
     tasks = _tasks(environment, suffix, hosts) or (None,) * len(hosts)
@@ -177,22 +182,30 @@ def _counts(listed: str | None, hosts: Sequence[str]) -> tuple[int, ...] | None:
 
 def _in_step(environment: Mapping[str, str], hosts: Collection[str]) -> bool:
     """Whether this is a step of the very job: one that was submitted within a step has inherited its variables."""
-    nodes = expand_hosts(environment.get("SLURM_STEP_NODELIST", ""))
+    nodes = expand_hosts(environment.get("SLURM_STEP_NODELIST", ""), "SLURM_STEP_NODELIST")
     return "SLURM_STEP_ID" in environment and set(nodes) <= set(hosts)
 
 
-def expand_hosts(nodes: str) -> tuple[str, ...]:
-    """The hosts of a list like "b[1-2],a7", in its order, by which Slurm gives all that it says of each host."""
-    return host_lists.expand(nodes).names
+def expand_hosts(nodes: str, what: str) -> tuple[str, ...]:
+    """The hosts of a list like "b[1-2],a7", in its order, by which Slurm gives all that it says of each host.
+
+    Raises:
+        ValueError: Where it is no such list; `what` says whose it is.
+    """
+    return host_lists.expand(nodes, what).names
 
 
-def expand_counts(counts: str) -> tuple[int, ...]:
-    """The numbers of a list like "2(x3),1"."""
-    expanded: list[int] = []
-    for each in counts.split(","):
-        count, _, times = each.partition("(x")
-        expanded += [int(count)] * int(times.rstrip(")") or 1)
-    return tuple(expanded)
+def expand_counts(counts: str, what: str = "Slurm's counts") -> tuple[int, ...]:
+    """The numbers of a list like "2(x3),1".
+
+    Raises:
+        ValueError: Where it is no such list, or a longer one than any allocation has hosts.
+    """
+    found = [_COUNT.fullmatch(each) for each in counts.split(",")]
+    pairs = [(int(each["count"]), int(each["times"] or 1)) for each in found if each]
+    if len(pairs) < len(found) or sum(times for _, times in pairs) > host_lists.MOST_HOSTS:
+        raise ValueError(f"{what} must be like '2(x3),1', and not too long: {counts[:200]!r}")
+    return tuple(itertools.chain.from_iterable([count] * times for count, times in pairs))
 
 
 def read_gpus(told: str, job_id: str) -> dict[str, tuple[int, ...]]:
@@ -200,8 +213,6 @@ def read_gpus(told: str, job_id: str) -> dict[str, tuple[int, ...]]:
 
     Slurm may tell of other jobs too: a task of an array has the number of the whole array.
     """
-    from ClusterShell.RangeSet import RangeSet
-
     gpus: dict[str, tuple[int, ...]] = {}
     for record in re.split(r"^(?=JobId=)", told, flags=re.MULTILINE):
         heading = _RECORD.match(record)
@@ -210,9 +221,9 @@ def read_gpus(told: str, job_id: str) -> dict[str, tuple[int, ...]]:
         for nodes, resources in _GRANTED.findall(record):
             numbers: list[int] = []
             for count, indices in _GPUS.findall(resources):
-                numbers += RangeSet(indices).intiter() if indices else range(int(count))
+                numbers += host_lists.expand_numbers(indices, "scontrol") if indices else range(int(count))
             if numbers:
-                gpus |= dict.fromkeys(expand_hosts(nodes), tuple(numbers))
+                gpus |= dict.fromkeys(expand_hosts(nodes, "scontrol"), tuple(numbers))
     return gpus
 
 

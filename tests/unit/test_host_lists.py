@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trx import Launcher
-from trx.host_lists import NamedHosts, expand, is_path, read_hostfile
+from trx.host_lists import MOST_HOSTS, NamedHosts, expand, is_path, read_hostfile
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +42,10 @@ def planned(launcher: Launcher) -> list[tuple[str, int | str]]:
         ("n[1-2].example.org", ["n1.example.org", "n2.example.org"]),
         ("ada@node1:2222,fe80::1%eth0", ["ada@node1:2222", "fe80::1%eth0"]),
         ("node1,node1", ["node1", "node1"]),
-        ("@group,a!b", ["@group", "a!b"]),
+        ("n[3,1-2]", ["n3", "n1", "n2"]),  # in this order, which is that of Slurm's counts
+        ("n[1,1]", ["n1", "n1"]),
+        ("n[01-3]", ["n01", "n02", "n03"]),
+        ("ada@n[1-2]-ib:22", ["ada@n1-ib:22", "ada@n2-ib:22"]),
         ("", []),
     ],
 )
@@ -53,6 +57,96 @@ def test_a_host_list_names_hosts_in_the_order_in_which_they_are_written(text: st
 def test_brackets_that_hold_no_numbers_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^hostnames: .* cannot be read as a host list: "):
         expand(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "@z';id>$F;echo'[1-2]",
+        "@group",
+        "@*",
+        "a[1-2]!b",
+        "a&b[1-2]",
+        "a^b",
+        "n*",
+        "n?[1-2]",
+        "$(id)",
+        "`id`[1-2]",
+        "n[1-2];id",
+        "n[1-2]|id",
+        "n[$(id)]",
+        "-oProxyCommand=id[1-2]",
+        "a\x1b[1]",
+        "{n[1-2]}",
+    ],
+)
+def test_what_other_programs_would_interpret_is_no_name(text: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"^hostnames: .* (cannot be the name of a host|cannot be read as a host list)"
+    ):
+        expand(text)
+    with pytest.raises(ValueError, match=r"cannot be the name of a host"):
+        Launcher([text])._check()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "n[1-30000000]",
+        "n[1-999999999999999999]",
+        f"n[1-{'9' * 5000}]",
+        f"n[{'0' * 100_000}1-2]",
+        "r[1-999]n[1-999]",
+        "a[1-9]b[1-9]c[1-9]d[1-9]e[1-9]f[1-9]",
+        "a[1-60000],b[1-60000]",
+        f"n[{','.join(['1-60000'] * 2)}]",
+        ",".join(["n"] * (MOST_HOSTS + 1)),
+    ],
+)
+def test_a_list_is_counted_before_it_is_expanded(text: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"^hostnames: ") as raised:
+            expand(text)
+        assert tracemalloc.get_traced_memory()[1] < 50 << 20
+    finally:
+        tracemalloc.stop()
+    assert len(str(raised.value)) < 2000
+
+
+def test_as_many_hosts_as_may_be() -> None:
+    assert len(expand(f"n[1-{MOST_HOSTS}]").names) == MOST_HOSTS
+    with pytest.raises(ValueError, match="more than"):
+        Launcher(["n"] * (MOST_HOSTS + 1))._check()
+
+
+@pytest.mark.parametrize("text", [",", " ", "\n"])
+def test_a_list_of_nothing_is_an_error(text: str) -> None:
+    with pytest.raises(ValueError, match="hostnames is empty"):
+        Launcher(text)._check()
+
+
+def test_no_host_list_runs_a_program(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the API, a file of settings, and Slurm's variable."""
+    canary = here / "canary"
+    monkeypatch.setenv("CANARY", str(canary))
+    text = "@z';id>$CANARY;echo'[1-2]"
+    (here / "settings.toml").write_text(f'hostnames = "{text}"\nworkers_per_host = 1\n')
+    with pytest.raises(ValueError, match="cannot be"):
+        Launcher(text).planned_hosts()
+    with pytest.raises(ValueError, match="cannot be"):
+        Launcher.from_config(here / "settings.toml")
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", text)
+    with pytest.raises(ValueError, match=r"^SLURM_JOB_NODELIST: "):
+        Launcher().planned_hosts()
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("line", ["a;id", "$(id) slots=2", "@all", "n[1-2]'"])
+def test_names_of_a_hostfile_are_checked(line: str) -> None:
+    with pytest.raises(ValueError, match=r"^hosts: .* cannot be the name of a host"):
+        read_hostfile(line, "hosts")
 
 
 @given(st.text(alphabet="ab1[]-,/ \n", max_size=20))

@@ -104,12 +104,23 @@ def enter(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], gpus: di
     ],
 )
 def test_lists_of_hosts(nodes: str, hosts: str) -> None:
-    assert slurm.expand_hosts(nodes) == tuple(hosts.split())
+    assert slurm.expand_hosts(nodes, "SLURM_JOB_NODELIST") == tuple(hosts.split())
 
 
 @pytest.mark.parametrize(("counts", "numbers"), [("8", [8]), ("2(x3),1", [2, 2, 2, 1]), ("1,2(x2),16", [1, 2, 2, 16])])
 def test_lists_of_counts(counts: str, numbers: list[int]) -> None:
     assert slurm.expand_counts(counts) == tuple(numbers)
+
+
+@pytest.mark.parametrize("counts", ["2(x30000000)", "1,", "x", "1(x2", "9" * 5000])
+def test_counts_that_cannot_be(counts: str) -> None:
+    with pytest.raises(ValueError, match="must be like"):
+        slurm.expand_counts(counts)
+
+
+def test_a_list_of_no_hosts_names_its_variable() -> None:
+    with pytest.raises(ValueError, match=r"^SLURM_JOB_NODELIST names no host"):
+        slurm.allocation({"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": ","})
 
 
 @pytest.mark.parametrize(
