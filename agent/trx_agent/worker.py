@@ -118,6 +118,19 @@ def _become_worker(runner: int, inherited: list[int]) -> None:
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # TextIOWrapper, as nobody replaced it yet
     write_lines_at_once()
     faulthandler.enable()
+    _seed_afresh()
+
+
+def _seed_afresh() -> None:
+    """Gives this worker random numbers of its own: all workers are forked from one process, and so from one state.
+
+    CUDA's generators are seeded when CUDA is initialised. Python itself seeds `random` after each fork.
+    """
+    import torch
+
+    torch.seed()
+    if numpy_random := sys.modules.get("numpy.random"):
+        numpy_random.seed()
 
 
 def _keep_multiprocessing_below(folder: Path) -> None:
