@@ -15,6 +15,10 @@ from typing import Any
 _SETTING = re.compile(r"\s*(\w+)(?:\s*=\s*|\s+)(.+)")
 _DEEPEST_INCLUDE = 16
 
+_WITHOUT_VALUE = frozenset({"canonical", "final"})
+_WITH_VALUE = frozenset({"exec", "host", "originalhost", "user", "localuser"})
+"""Criteria of `Match`, beside "all"."""
+
 
 class BadConfiguration(Exception):
     """Raised where the ssh configuration, or a hostname, cannot be understood."""
@@ -56,9 +60,45 @@ def _inline(path: Path, base: Path, depth: int = 0) -> str:
             lines.append(section)
             continue
         if keyword in ("host", "match"):
+            line = _match_line(setting.group(2), path) if setting and keyword == "match" else line
             section = line
         lines.append(line)
     return "\n".join(lines)
+
+
+def _match_line(criteria: str, path: Path) -> str:
+    """A `Match` line as paramiko reads it, which takes other spellings for criteria that every host meets.
+
+    Raises:
+        BadConfiguration: Where ssh would refuse the line too, or trx cannot tell whether it is about a host.
+    """
+    where = f"the ssh configuration {path} has the line 'Match {criteria}'"
+    try:
+        words = shlex.split(criteria, comments=True)
+    except ValueError as error:
+        raise BadConfiguration(f"{where}, which cannot be read: {error}") from None
+    found: list[str] = []
+    criteria_before = 0
+    while words:
+        name, equals, value = words.pop(0).partition("=")
+        negated, kind = name.startswith("!"), name.removeprefix("!").lower()
+        if kind == "all" and not equals:
+            if words or criteria_before > 1:
+                raise BadConfiguration(f"{where}: 'all' stands alone, or after 'canonical' or 'final'")
+            # Behind another criterion it says nothing, and paramiko refuses it there. No name matches the negation.
+            return "Match " + ("!originalhost *" if negated else " ".join(found) or "all")
+        criteria_before += 1
+        if kind in _WITHOUT_VALUE and not equals:
+            found.append(name.lower())
+        elif kind in _WITH_VALUE and (value or words):
+            found += [("!" if negated else "") + kind, shlex.quote(value or words.pop(0))]
+        elif kind in _WITH_VALUE:
+            raise BadConfiguration(f"{where}, where {name!r} has no value")
+        else:
+            raise BadConfiguration(f"{where}, and trx does not know the criterion {name!r}")
+    if not found:
+        raise BadConfiguration(f"{where}, which has no criterion")
+    return "Match " + " ".join(found)
 
 
 @functools.lru_cache(maxsize=8)
