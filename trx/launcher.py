@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
-from trx import checks, slurm
+from trx import checks, import_guard, slurm
 from trx.environment import DEFAULT_ENV_VARS, EnvVars, check_patterns
 from trx.output.handlers import LogHandlers
 from trx.plan import Host, make_hosts
@@ -84,8 +84,10 @@ class Launcher:
             WorkerFailedError: Where a worker failed; also of the class of the exception that it raised.
             AgentFailedError: Where hosts cannot be used, or were lost.
             TypeError, ValueError, FileNotFoundError: Where a setting or the function is no good; nothing was started.
-            RuntimeError: Where a setting needs a Slurm allocation and there is none; nothing was started.
+            RuntimeError: Where a setting needs a Slurm allocation and there is none, or where a module launches while
+                a worker imports it; nothing was started.
         """
+        import_guard.check_not_importing()
         self._check_settings()
         if self._session is not None and self._session.usable:  # which keeps its hosts, whatever a hostfile says now
             return self._session.run(checks.pickle_call(func, args, kwargs))
@@ -101,6 +103,7 @@ class Launcher:
         return self._session.run(call)
 
     def __enter__(self) -> Launcher:
+        import_guard.check_not_importing()
         self._check_settings()
         hosts = self.planned_hosts()
         from trx.session import Session
@@ -198,7 +201,8 @@ def launch(
         WorkerFailedError: Where a worker failed; also of the class of the exception that it raised.
         AgentFailedError: Where hosts cannot be used, or were lost.
         TypeError, ValueError, FileNotFoundError: Where an argument is no good; nothing was started.
-        RuntimeError: Where an argument needs a Slurm allocation and there is none; nothing was started.
+        RuntimeError: Where an argument needs a Slurm allocation and there is none, or where a module launches while a
+            worker imports it; nothing was started.
     """
     checks.check_arguments(func_args, func_kwargs)
     launcher = Launcher(

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trx_agent.orders import BLOCKED, private_file
+from trx_agent.protocol.loading import loading
 
 _BOOT = (
     "import gc, sys; sys.path[:] = [path for path in sys.path if path]; "
@@ -122,7 +123,8 @@ def _import_without_cuda(modules: Sequence[str]) -> None:
     ours = _ASK_NVML not in os.environ
     if ours:
         os.environ[_ASK_NVML] = "1"
-    for module in modules:
-        importlib.import_module(module)
+    with loading():
+        for module in modules:
+            importlib.import_module(module)
     if ours:
         del os.environ[_ASK_NVML]

@@ -40,6 +40,7 @@ from trx_agent.orders import (
     private_file,
 )
 from trx_agent.protocol import diagnose, outcome, payload, records
+from trx_agent.protocol.loading import loading
 from trx_agent.protocol.messages import Start
 
 TORCH_HANDLES = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
@@ -180,7 +181,8 @@ def _load(path: Path, import_paths: tuple[str, ...]) -> Call:
     with open(path, "rb") as file:
         # Private pages: arguments are shared with the other workers until somebody writes to them.
         mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    call: Call = payload.read(mapping)
+    with loading():
+        call: Call = payload.read(mapping)
     return call
 
 
