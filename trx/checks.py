@@ -40,9 +40,8 @@ def check_hostnames(hostnames: object) -> NamedHosts:
     for name in named.names:
         if not isinstance(name, str):
             raise TypeError(f"hostnames must be strings, not {name!r}")
-        host_lists.check_name(name)
-    if len(named.names) > host_lists.MOST_HOSTS:
-        raise ValueError(f"hostnames names {len(named.names)} hosts, which is more than {host_lists.MOST_HOSTS}")
+        if not host_lists.is_name(name):
+            raise ValueError(f"{host_lists.shown(name)} cannot be the name of a host")
     return named
 
 

@@ -6,23 +6,36 @@ import itertools
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-MOST_HOSTS = 1 << 16
-"""Hosts that one list may name: more than any cluster has. A slip such as "n[1-30000000]" must not fill the memory."""
+MOST_HOSTS = 65536
+"""A list may name so many hosts: Slurm's own bound."""
 
-_NAME = re.compile(r"(?:\[[^\]]*\]?|[^\s,\[])+")
-"""One name of a host list: commas and white space part names, but not within brackets."""
+_LONGEST_NAME = 1024
+"""The longest that getaddrinfo takes (`NI_MAXHOST`, without its NUL)."""
 
-_COUNTED = re.compile(r"(?P<host>[^:]+):(?P<slots>\d+)")
+_MOST_SHOWN = 120
+"""An error shows so many characters of a text."""
+
+_NAME = re.compile(
+    r"(?:ssh://)?"
+    r"(?:[\w.+][\w.+@-]*@)?"  # the user
+    r"(?:\[[\w.:][\w.:%-]*\]|[\w.:][\w.:%-]*)"  # a name or an address; one of IPv6 may stand in brackets
+    r"(?::[0-9]+)?/?"
+)
+"""The name of a host. No character of it means anything to a shell, or is an operator of a host list."""
+
+_PART = re.compile(r"(?:\[[^\]]*\]?|[^\s,\[]++)++")
+"""One part of a host list: commas and white space end it, but not within brackets."""
+
+_BRACKETS = re.compile(r"\[([^\[\]]*)\]")
+
+_RANGE = re.compile(r"\s*([0-9]{1,18})\s*(?:-\s*([0-9]{1,18})\s*(?:/\s*([0-9]{1,18})\s*)?)?")
+"""`7`, `08-10` or `1-9/2`. Numbers of 18 digits fit into 64 bits, and so does the length of their range."""
+
+_COUNTED = re.compile(r"(?P<host>[^:]+):(?P<slots>[0-9]+)")
 """`node1:8`; an address of IPv6 has more colons than that."""
-
-_HOST = re.compile(r"(?![-@])[^\s'\"`$;&|<>(){}*?!^#,]+")
-"""A name, as far as it is harmless: a user, an address and a port may be in it."""
-
-_BRACKETED = re.compile(r"[^\[\]]*(?:\[[0-9,/-]*\][^\[\]]*)+")
-
-_RANGE = re.compile(r"(?P<first>[0-9]{1,18})(?:-(?P<last>[0-9]{1,18})(?:/(?P<step>[0-9]{1,18}))?)?")
 
 _SETTING = re.compile(r"(?P<key>[\w-]+)=(?P<value>.*)")
 
@@ -42,116 +55,110 @@ class NamedHosts:
 
 def is_path(text: str) -> bool:
     """Whether this can only be the path of a hostfile: no host has a slash in its name ("node[1-9/2]" has none)."""
-    return "/" in re.sub(r"\[[^\]]*\]", "", text)
-
-
-def check_name(name: str, what: str = "hostnames") -> None:
-    """Refuses what can be the name of no host, with or without a user and a port.
-
-    Nothing here interprets a name. But names end up in the words of shells and of other programs, which might.
-
-    Raises:
-        ValueError: Where the name is empty, begins with a dash or an at sign, or holds spaces or a shell's syntax.
-    """
-    if not _HOST.fullmatch(name) or not name.isprintable():
-        raise ValueError(f"{what}: {_shortened(name)} cannot be the name of a host")
-
-
-def expand(text: str, what: str = "hostnames") -> NamedHosts:
-    """Reads a host list, such as Slurm writes it.
-
-    The expansion is our own, since that of ClusterShell looks groups up by a shell, reorders and merges numbers, and
-    has no bound.
-
-    Args:
-        text: Names that are parted by commas or white space. Brackets within them hold ranges: "r[0-1]n[01-16/2,20]".
-        what: Says in errors where the text comes from.
-
-    Raises:
-        ValueError: Where brackets are wrong, or hold no ranges of numbers, or a name can be none of a host, or there
-            are more hosts than `MOST_HOSTS`.
-    """
-    parts = [_Part.read(name, what) for name in _NAME.findall(text)]
-    count = sum(part.count for part in parts)
-    if count > MOST_HOSTS:
-        raise ValueError(f"{what}: {_shortened(text)} names {count} hosts, which is more than {MOST_HOSTS}")
-    return NamedHosts(tuple(name for part in parts for name in part.names()))
+    return "/" in _BRACKETS.sub("", text)
 
 
 @dataclass(frozen=True)
 class _Range:
-    """The numbers from `first` to `last`, written with at least `width` digits."""
+    """Numbers that are written with zeros in front of them, up to a width."""
 
-    first: int
-    last: int
-    step: int
+    numbers: range
     width: int
 
-    @property
-    def count(self) -> int:
-        return (self.last - self.first) // self.step + 1
-
-    def texts(self) -> list[str]:
-        return [f"{number:0{self.width}}" for number in range(self.first, self.last + 1, self.step)]
+    def words(self) -> list[str]:
+        return [str(number).zfill(self.width) for number in self.numbers]
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One name of a list: texts, and ranges in place of some of them."""
+    """A part of a host list: its text, with a `{}` for each of its brackets, and what these hold."""
 
-    pieces: tuple[str | tuple[_Range, ...], ...]
+    template: str
+    brackets: tuple[tuple[_Range, ...], ...]
 
-    @classmethod
-    def read(cls, name: str, what: str) -> _Part:
-        if "[" not in name and "]" not in name:
-            check_name(name, what)
-            return cls((name,))
-        why = f"{what}: {_shortened(name)} cannot be read as a host list: "
-        if not _BRACKETED.fullmatch(name):
-            raise ValueError(why + "brackets must hold numbers and ranges of them, as in node[01-16,20]")
-        pieces = re.split(r"\[([^\]]*)\]", name)
-        check_name("".join("0" if index % 2 else piece for index, piece in enumerate(pieces)), what)
-        return cls(tuple(read_ranges(each, why) if index % 2 else each for index, each in enumerate(pieces)))
-
-    @property
     def count(self) -> int:
-        return math.prod(sum(each.count for each in piece) for piece in self.pieces if not isinstance(piece, str))
+        return math.prod(_count(ranges) for ranges in self.brackets)
 
     def names(self) -> list[str]:
-        choices = [
-            [piece] if isinstance(piece, str) else [text for each in piece for text in each.texts()]
-            for piece in self.pieces
-        ]
-        return ["".join(choice) for choice in itertools.product(*choices)]
+        choices = [[word for each in ranges for word in each.words()] for ranges in self.brackets]
+        return [self.template.format(*words) for words in itertools.product(*choices)]
 
 
-def read_ranges(text: str, why: str) -> tuple[_Range, ...]:
-    """Reads numbers and ranges such as "01-16/2,20". Zeros before the first number are those of all of a range."""
-    ranges = []
-    for each in text.split(","):
-        if not (found := _RANGE.fullmatch(each)):
-            raise ValueError(f"{why}{_shortened(each)} is no range of numbers")
-        first, last, step = found["first"], found["last"] or found["first"], int(found["step"] or 1)
-        if int(last) < int(first) or not step:
-            raise ValueError(f"{why}the range {each} holds no number")
-        ranges.append(_Range(int(first), int(last), step, len(first) if first.startswith("0") else 1))
-    return tuple(ranges)
+def is_name(text: str) -> bool:
+    """Whether this may be the name of a host: `node1`, `user@node1:22`, or an address."""
+    return len(text) <= _LONGEST_NAME and _NAME.fullmatch(text) is not None
 
 
-def expand_numbers(text: str, what: str) -> tuple[int, ...]:
+def expand(text: str, source: str = "hostnames") -> NamedHosts:
+    """Reads a host list, such as Slurm writes it.
+
+    Hosts are counted before any name is made, since a few characters can stand for very many.
+
+    Args:
+        text: What somebody wrote.
+        source: The setting or the variable that has this text, for errors.
+
+    Raises:
+        ValueError: Where a name cannot be one, brackets are wrong or hold no ranges of numbers, or hosts are too many.
+    """
+    parts = [_read_part(part, source) for part in _PART.findall(text)]
+    if (count := sum(part.count() for part in parts)) > MOST_HOSTS:
+        raise ValueError(f"{source}: {shown(text)} names {_figure(count)} hosts, which may be at most {MOST_HOSTS}")
+    return NamedHosts(tuple(name for part in parts for name in part.names()))
+
+
+def _read_part(text: str, source: str) -> _Part:
+    example = _BRACKETS.sub("0", text)
+    if "[" in example or "]" in example:
+        raise ValueError(f"{source}: {shown(text)} cannot be read as a host list: its brackets do not match")
+    if not is_name(example):
+        raise ValueError(f"{source}: {shown(text)} cannot be the name of a host")
+    try:
+        brackets = tuple(_read_ranges(inner) for inner in _BRACKETS.findall(text))
+    except ValueError as error:
+        raise ValueError(f"{source}: {shown(text)} cannot be read as a host list: {error}") from None
+    return _Part(_BRACKETS.sub("{}", text), brackets)
+
+
+def expand_numbers(text: str) -> tuple[int, ...]:
     """The numbers of a list like "0,2-3".
 
     Raises:
-        ValueError: Where it is something else, or they are more than `MOST_HOSTS`.
+        ValueError: Where it is something else, or they are too many.
     """
-    ranges = read_ranges(text, f"{what}: {_shortened(text)}: ")
-    if sum(each.count for each in ranges) > MOST_HOSTS:
-        raise ValueError(f"{what}: {_shortened(text)} holds more than {MOST_HOSTS} numbers")
-    return tuple(number for each in ranges for number in range(each.first, each.last + 1, each.step))
+    ranges = _read_ranges(text)
+    if (count := _count(ranges)) > MOST_HOSTS:
+        raise ValueError(f"{shown(text)} stands for {_figure(count)} numbers, which may be at most {MOST_HOSTS}")
+    return tuple(number for each in ranges for number in each.numbers)
 
 
-def _shortened(text: str) -> str:
-    return repr(text if len(text) <= 200 else f"{text[:200]} ...")
+def _read_ranges(text: str) -> tuple[_Range, ...]:
+    return tuple(map(_read_range, text.split(",")))
+
+
+def _read_range(text: str) -> _Range:
+    if not (match := _RANGE.fullmatch(text)):
+        raise ValueError(f"{shown(text)} is no range of numbers, such as 7, 08-10 or 1-9/2")
+    first, last, step = match[1], match[2] or match[1], match[3] or "1"
+    if int(last) < int(first) or int(step) == 0:
+        raise ValueError(f"{shown(text)} is a range without numbers")
+    if len(last) > len(first) and last.startswith("0"):
+        raise ValueError(f"{shown(text)} has zeros in front of its end only")
+    return _Range(range(int(first), int(last) + 1, int(step)), len(first))
+
+
+def _count(ranges: Sequence[_Range]) -> int:
+    return sum(len(each.numbers) for each in ranges)
+
+
+def _figure(count: int) -> str:
+    """A number as digits, unless they would be too many to read."""
+    return str(count) if count < 10**18 else "more than 10**18"
+
+
+def shown(text: str) -> str:
+    """A text as an error shows it: cut where it is long."""
+    return repr(text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "…")
 
 
 def read_hostfile(text: str, path: str) -> NamedHosts:
@@ -182,8 +189,6 @@ def read_hostfile(text: str, path: str) -> NamedHosts:
             bare.append(f"{where}: {host}")
     if not lines:
         raise ValueError(f"{path} names no host")
-    for host in lines:
-        check_name(host, path)
     if bare and len(bare) < lines.total():
         raise ValueError(f"{bare[0]} has no slots, but other lines have: say them for all hosts, or for none")
     says_nothing = bare and max(lines.values()) == 1
@@ -194,7 +199,9 @@ def _read_line(words: list[str], where: str) -> tuple[str, int | None]:
     host, *settings = words
     found: dict[str, int] = {}
     if counted := _COUNTED.fullmatch(host):
-        host, found["slots"] = counted["host"], int(counted["slots"])
+        host, found["slots"] = counted["host"], _number(counted["slots"], f"{where}: slots")
+    if not is_name(host):
+        raise ValueError(f"{where}: {shown(host)} cannot be the name of a host")
     for setting in settings:
         match = _SETTING.fullmatch(setting)
         key = match["key"].replace("-", "_") if match else ""
@@ -207,6 +214,6 @@ def _read_line(words: list[str], where: str) -> tuple[str, int | None]:
 
 
 def _number(text: str, what: str) -> int:
-    if not text.isascii() or not text.isdecimal():
-        raise ValueError(f"{what} must be a number, not {text!r}")
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise ValueError(f"{what} must be a number, not {shown(text)}")
     return int(text)

@@ -51,8 +51,8 @@ _INTERACTIVE_STEP = "4294967290"
 
 _RECORD = re.compile(r"JobId=(\d+)(?: HetJobId=(\d+))?")
 _GRANTED = re.compile(r"^\s*Nodes=(\S+).* GRES=(\S*)", re.MULTILINE)
-_COUNT = re.compile(r"(?P<count>[0-9]{1,9})(?:\(x(?P<times>[0-9]{1,9})\))?")
 _GPUS = re.compile(r"(?:^|,)gpu(?::[^:(,]+)?:(\d+)(?:\(IDX:([\d,-]+)\))?")
+_COUNT = re.compile(r"([0-9]{1,18})(?:\(x([0-9]{1,18})\))?")
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,11 @@ class Allocation:
 
 
 def allocation(environment: Mapping[str, str] = os.environ) -> Allocation | None:
-    """The allocation that this process belongs to; None outside of one."""
+    """The allocation that this process belongs to; None outside of one.
+
+    Raises:
+        ValueError: Where one of Slurm's variables cannot be read.
+    """
     return _read(tuple((name, value) for name, value in environment.items() if name.startswith("SLURM")))
 
 
@@ -142,19 +146,19 @@ def _read(variables: tuple[tuple[str, str], ...]) -> Allocation | None:
 
 def _components(environment: Mapping[str, str]) -> list[str]:
     """The numbers of a heterogeneous job's components; of another job's, where this one was submitted within it."""
-    size = int(environment.get("SLURM_HET_SIZE") or 0)
-    return [environment.get(f"SLURM_JOB_ID_HET_GROUP_{component}", "") for component in range(size)]
+    numbers = range(_number(environment, "SLURM_HET_SIZE") or 0)
+    job_ids = (environment.get(f"SLURM_JOB_ID_HET_GROUP_{component}", "") for component in numbers)
+    return list(itertools.takewhile(bool, job_ids))
 
 
 def _shares(environment: Mapping[str, str], component: int | None = None) -> dict[str, Share]:
     """What there is on each host of a job, or of one component of a heterogeneous one."""
     suffix = "" if component is None else f"_HET_GROUP_{component}"
-    variable = "SLURM_JOB_NODELIST" + suffix
-    hosts = expand_hosts(environment[variable], variable)
-    if not hosts:
-        raise ValueError(f"{variable} names no host: {environment[variable]!r}")
-    cpus = _counts(environment.get("SLURM_JOB_CPUS_PER_NODE" + suffix), hosts) or (1,) * len(hosts)
-    per_task = int(environment.get("SLURM_CPUS_PER_TASK" + suffix) or 1)
+    nodes = "SLURM_JOB_NODELIST" + suffix
+    if not (hosts := expand_hosts(environment.get(nodes, ""), nodes)):
+        raise ValueError(f"{nodes} names no host: {environment.get(nodes)!r}")
+    cpus = _counts(environment, "SLURM_JOB_CPUS_PER_NODE" + suffix, hosts) or (1,) * len(hosts)
+    per_task = _number(environment, "SLURM_CPUS_PER_TASK" + suffix) or 1
     tasks = _tasks(environment, suffix, hosts) or (None,) * len(hosts)
     return {
         host: Share(task_count, max(1, cpu_count // per_task), component)
@@ -168,16 +172,29 @@ def _tasks(environment: Mapping[str, str], suffix: str, hosts: Sequence[str]) ->
     A number that is not theirs was handed down, by the job within which this one was submitted.
     """
     if not suffix and _in_step(environment, hosts) and environment["SLURM_STEP_ID"] != _INTERACTIVE_STEP:
-        per_host = environment.get("SLURM_NTASKS_PER_NODE")  # all else is about the step that this process is a task of
-        return (int(per_host),) * len(hosts) if per_host else None
-    tasks = _counts(environment.get("SLURM_TASKS_PER_NODE" + suffix), hosts)
+        per_host = _number(environment, "SLURM_NTASKS_PER_NODE")  # all else is about this process's own step
+        return (per_host,) * len(hosts) if per_host else None
+    tasks = _counts(environment, "SLURM_TASKS_PER_NODE" + suffix, hosts)
     return tasks if tasks and environment.get("SLURM_NTASKS" + suffix) == str(sum(tasks)) else None
 
 
-def _counts(listed: str | None, hosts: Sequence[str]) -> tuple[int, ...] | None:
-    """The numbers of a list, if there is one for each host."""
-    counts = expand_counts(listed) if listed else ()
+def _counts(environment: Mapping[str, str], name: str, hosts: Sequence[str]) -> tuple[int, ...] | None:
+    """The numbers of a variable's list, if there is one for each host."""
+    listed = environment.get(name)
+    try:
+        counts = expand_counts(listed) if listed else ()
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
     return counts if len(counts) == len(hosts) else None
+
+
+def _number(environment: Mapping[str, str], name: str) -> int | None:
+    """The number that a variable holds, if it is set."""
+    if not (text := environment.get(name)):
+        return None
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise ValueError(f"{name} must be a number, not {host_lists.shown(text)}")
+    return int(text)
 
 
 def _in_step(environment: Mapping[str, str], hosts: Collection[str]) -> bool:
@@ -186,32 +203,43 @@ def _in_step(environment: Mapping[str, str], hosts: Collection[str]) -> bool:
     return "SLURM_STEP_ID" in environment and set(nodes) <= set(hosts)
 
 
-def expand_hosts(nodes: str, what: str) -> tuple[str, ...]:
+def expand_hosts(nodes: str, source: str = "SLURM_JOB_NODELIST") -> tuple[str, ...]:
     """The hosts of a list like "b[1-2],a7", in its order, by which Slurm gives all that it says of each host.
 
+    Args:
+        nodes: The list.
+        source: The variable or command that has given it, for errors.
+
     Raises:
-        ValueError: Where it is no such list; `what` says whose it is.
+        ValueError: See `host_lists.expand`.
     """
-    return host_lists.expand(nodes, what).names
+    return host_lists.expand(nodes, source).names
 
 
-def expand_counts(counts: str, what: str = "Slurm's counts") -> tuple[int, ...]:
+def expand_counts(counts: str) -> tuple[int, ...]:
     """The numbers of a list like "2(x3),1".
 
     Raises:
-        ValueError: Where it is no such list, or a longer one than any allocation has hosts.
+        ValueError: Where it is something else, or has numbers for more hosts than there may be.
     """
-    found = [_COUNT.fullmatch(each) for each in counts.split(",")]
-    pairs = [(int(each["count"]), int(each["times"] or 1)) for each in found if each]
-    if len(pairs) < len(found) or sum(times for _, times in pairs) > host_lists.MOST_HOSTS:
-        raise ValueError(f"{what} must be like '2(x3),1', and not too long: {counts[:200]!r}")
-    return tuple(itertools.chain.from_iterable([count] * times for count, times in pairs))
+    pairs: list[tuple[int, int]] = []
+    for each in counts.split(","):
+        if not (match := _COUNT.fullmatch(each)):
+            raise ValueError(f"{host_lists.shown(each)} is no number, such as 8 or 2(x3)")
+        pairs.append((int(match[1]), int(match[2] or 1)))
+    if (length := sum(times for _, times in pairs)) > host_lists.MOST_HOSTS:
+        most = f"which may be at most {host_lists.MOST_HOSTS}"
+        raise ValueError(f"{host_lists.shown(counts)} has numbers for {length} hosts, {most}")
+    return tuple(count for count, times in pairs for _ in range(times))
 
 
 def read_gpus(told: str, job_id: str) -> dict[str, tuple[int, ...]]:
     """Which GPUs a job has, for each host with any, of what `scontrol show job --details` says.
 
     Slurm may tell of other jobs too: a task of an array has the number of the whole array.
+
+    Raises:
+        ValueError: Where hosts or numbers cannot be read.
     """
     gpus: dict[str, tuple[int, ...]] = {}
     for record in re.split(r"^(?=JobId=)", told, flags=re.MULTILINE):
@@ -221,9 +249,10 @@ def read_gpus(told: str, job_id: str) -> dict[str, tuple[int, ...]]:
         for nodes, resources in _GRANTED.findall(record):
             numbers: list[int] = []
             for count, indices in _GPUS.findall(resources):
-                numbers += host_lists.expand_numbers(indices, "scontrol") if indices else range(int(count))
+                if indices or int(count):
+                    numbers += host_lists.expand_numbers(indices or f"0-{int(count) - 1}")
             if numbers:
-                gpus |= dict.fromkeys(expand_hosts(nodes, "scontrol"), tuple(numbers))
+                gpus |= dict.fromkeys(expand_hosts(nodes, "Nodes"), tuple(numbers))
     return gpus
 
 
@@ -243,7 +272,10 @@ def granted_gpus(job_id: str) -> dict[str, tuple[int, ...]]:
         raise RuntimeError(f"cannot ask Slurm for the GPUs of the allocation {job_id}: {error}") from None
     if asked.returncode:
         raise RuntimeError(f"cannot ask Slurm for the GPUs of the allocation {job_id}: {asked.stderr.strip()}")
-    return read_gpus(asked.stdout, job_id)
+    try:
+        return read_gpus(asked.stdout, job_id)
+    except ValueError as error:
+        raise RuntimeError(f"cannot read the GPUs of the allocation {job_id} from scontrol's answer: {error}") from None
 
 
 def ask_for_gpus(hosts: Sequence[str]) -> None:

@@ -372,7 +372,7 @@ def test_an_env_file_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
 def test_hostnames_never_reach_the_shell_of_a_proxy_command(hostname: str, tmp_path: Path, no_canary: None) -> None:
     config = tmp_path / "ssh_config"
     config.write_text(f"Host *\n  ProxyCommand cd {tmp_path} && false %h %n %r\n")
-    with pytest.raises((ValueError, trx.AgentFailedError)):  # here, or when its hop is read
+    with pytest.raises(ValueError, match="cannot be the name of a host"):
         trx.launch(
             os.getpid,
             hostnames=[hostname.replace("CANARY", CANARY)],

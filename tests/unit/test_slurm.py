@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def enter(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], gpus: di
     ],
 )
 def test_lists_of_hosts(nodes: str, hosts: str) -> None:
-    assert slurm.expand_hosts(nodes, "SLURM_JOB_NODELIST") == tuple(hosts.split())
+    assert slurm.expand_hosts(nodes) == tuple(hosts.split())
 
 
 @pytest.mark.parametrize(("counts", "numbers"), [("8", [8]), ("2(x3),1", [2, 2, 2, 1]), ("1,2(x2),16", [1, 2, 2, 16])])
@@ -112,15 +113,45 @@ def test_lists_of_counts(counts: str, numbers: list[int]) -> None:
     assert slurm.expand_counts(counts) == tuple(numbers)
 
 
-@pytest.mark.parametrize("counts", ["2(x30000000)", "1,", "x", "1(x2", "9" * 5000])
-def test_counts_that_cannot_be(counts: str) -> None:
-    with pytest.raises(ValueError, match="must be like"):
+@pytest.mark.parametrize("counts", ["2(x30000000)", "1(x65536),1", "1(x999999999999999999)"])
+def test_counts_are_added_up_before_they_are_listed(counts: str) -> None:
+    with pytest.raises(ValueError, match=r"has numbers for \d+ hosts, which may be at most 65536"):
         slurm.expand_counts(counts)
 
 
-def test_a_list_of_no_hosts_names_its_variable() -> None:
-    with pytest.raises(ValueError, match=r"^SLURM_JOB_NODELIST names no host"):
-        slurm.allocation({"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": ","})
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("SLURM_JOB_NODELIST", "node[1-", "'node[1-' cannot be read as a host list: its brackets do not match"),
+        ("SLURM_JOB_NODELIST", "node[1-30000000]", "'node[1-30000000]' names 30000000 hosts"),
+        ("SLURM_JOB_NODELIST", "@z$(id)[1-2]", "'@z$(id)[1-2]' cannot be the name of a host"),
+        ("SLURM_JOB_NODELIST", ",", "names no host: ','"),
+        ("SLURM_STEP_NODELIST", "node[2-1]", "'node[2-1]' cannot be read as a host list"),
+        ("SLURM_JOB_CPUS_PER_NODE", "4,1(x", "'1(x' is no number, such as 8 or 2(x3)"),
+        ("SLURM_JOB_CPUS_PER_NODE", "many", "'many' is no number"),
+        ("SLURM_TASKS_PER_NODE", "2(x30000000)", "'2(x30000000)' has numbers for 30000000 hosts"),
+        ("SLURM_CPUS_PER_TASK", "some", "must be a number, not 'some'"),
+        ("SLURM_HET_SIZE", "-1", "must be a number, not '-1'"),
+    ],
+)
+@pytest.mark.parametrize("hostnames", ["auto", "slurm"])
+def test_a_variable_that_cannot_be_read_is_named(
+    name: str, value: str, words: str, hostnames: str, allocated: pytest.MonkeyPatch
+) -> None:
+    enter(allocated, {**BATCH, name: value}, {})
+    with pytest.raises(ValueError, match=f"^{name}:? {re.escape(words)}"):
+        trx.Launcher(hostnames, 1).planned_hosts()
+
+
+def test_a_number_of_components_that_are_not_there_costs_nothing(allocated: pytest.MonkeyPatch) -> None:
+    enter(allocated, {**HETEROGENEOUS, "SLURM_HET_SIZE": "9" * 18}, {})
+    assert [host.hostname for host in trx.Launcher("slurm", 1).planned_hosts()] == ["node1", "node2", "node3"]
+
+
+@pytest.mark.parametrize("resources", ["gpu:2(IDX:0-30000000)", "gpu:30000000", "gpu:2(IDX:1-)", "gpu:2(IDX:3-1)"])
+def test_gpus_that_cannot_be_read(resources: str) -> None:
+    with pytest.raises(ValueError, match="numbers"):
+        slurm.read_gpus(f"JobId=7\n     Nodes=n1 CPU_IDs=0-1 Mem=0 GRES={resources}\n", "7")
 
 
 @pytest.mark.parametrize(
@@ -130,6 +161,7 @@ def test_a_list_of_no_hosts_names_its_variable() -> None:
         ("gpu:a100:3(IDX:0,2-3)", (0, 2, 3)),
         ("nic:2(IDX:0-1),gpu:kepler:1(IDX:1),gpu:tesla:1(IDX:0)", (1, 0)),
         ("gpu:2(CNT:2)", (0, 1)),
+        ("gpu:0", ()),
         ("", ()),
         ("shard:gpu:4(0/4)", ()),
     ],
