@@ -129,7 +129,7 @@ def test_included_files_stand_in_their_place(config: Path) -> None:
     (folder / "1").write_text("User one\n")
     (folder / "2").write_text("Host b\n  Port 2\n")
     assert way(config, "a") == ["one@a:4"]
-    assert way(config, "b") == ["all@b:2"]
+    assert way(config, "b") == ["all@b:5"]  # the section that includes the file is not for this host
 
 
 def test_files_that_include_themselves(config: Path) -> None:

@@ -51,7 +51,7 @@ def diagnose(error: BaseException, hop: Hop | None, stage: str, timeout: float |
         timeout: The number of seconds that had been given, if they were over.
     """
     if isinstance(error, BadConfiguration):
-        return Finding("reading the ssh configuration", str(error))
+        return Finding("reading the ssh configuration", str(error), error.advice)
     if isinstance(error, Closed):
         return Finding(stage, str(error))
     if hop is None:

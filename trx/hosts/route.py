@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trx.hosts import ssh_config
-from trx.hosts.ssh_config import BadConfiguration
+from trx.hosts import ssh_config, ssh_match
+from trx.hosts.ssh_config import BadConfiguration, Setting
 
 _USER = re.compile(r"[\w.+@][\w.+@-]*")
 _HOST = re.compile(r"[\w.][\w.-]*")
@@ -144,33 +144,34 @@ def plan(hostname: str, config_file: str | os.PathLike[str] | None) -> list[Hop]
     Raises:
         BadConfiguration: Where the hostname or the ssh configuration cannot be understood.
     """
-    texts = ssh_config.read(config_file)
+    settings = ssh_config.read(config_file)
     given = None if config_file is None else str(Path(config_file).expanduser())
-    return _hops(parse_name(hostname), texts, given, ())
+    return _hops(parse_name(hostname), settings, given, ())
 
 
-def _hops(named: Named, texts: tuple[str, ...], given: str | None, on_behalf_of: tuple[Named, ...]) -> list[Hop]:
+def _hops(named: Named, settings: tuple[Setting, ...], given: str | None, on_behalf_of: tuple[Named, ...]) -> list[Hop]:
     if named in on_behalf_of:
         raise BadConfiguration(f"the ssh configuration's ProxyJump leads in a circle at {named}")
-    hop = _hop(named, texts, given)
+    hop = _hop(named, settings, given)
     jumps = _jumps(hop)
     if not jumps:
         return [hop]
     # The first jump host may need jumps of its own; the others are reached through their predecessor, whatever the
     # configuration says about them.
-    hops = _hops(jumps[0], texts, given, (*on_behalf_of, named))
+    hops = _hops(jumps[0], settings, given, (*on_behalf_of, named))
     for jump in jumps[1:]:
-        hops.append(_hop(jump, texts, given, before=tuple(previous.named for previous in hops)))
+        hops.append(_hop(jump, settings, given, before=tuple(previous.named for previous in hops)))
     return [*hops, hop]
 
 
-def _hop(named: Named, texts: tuple[str, ...], given: str | None, before: tuple[Named, ...] = ()) -> Hop:
+def _hop(named: Named, settings: tuple[Setting, ...], given: str | None, before: tuple[Named, ...] = ()) -> Hop:
     import fabric
 
     # As the options of a command line would, these come before what any file says.
-    user = f"User {named.user}\n" if named.user else ""
-    port = f"Port {named.port}\n" if named.port else ""
-    config = fabric.Config(lazy=True, ssh_config=ssh_config.parse((user + port, *texts)))
+    user = [Setting("user", named.user)] if named.user else []
+    port = [Setting("port", str(named.port))] if named.port else []
+    counting = ssh_match.settings_for([*user, *port, *settings], named.host)
+    config = fabric.Config(lazy=True, ssh_config=ssh_config.parse(counting))
     try:
         # Fabric would take the hops of `ProxyJump a,b` in the wrong order, and "none" for a host's name.
         connection = fabric.Connection(named.host, config=config, gateway=False, forward_agent=False, connect_timeout=1)

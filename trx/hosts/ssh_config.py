@@ -2,127 +2,117 @@
 
 from __future__ import annotations
 
-import functools
 import glob
-import io
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-_SETTING = re.compile(r"\s*(\w+)(?:\s*=\s*|\s+)(.+)")
+_SETTING = re.compile(r"(\w+)(?:\s*=\s*|\s+)(.+)")
 _DEEPEST_INCLUDE = 16
-
-_WITHOUT_VALUE = frozenset({"canonical", "final"})
-_WITH_VALUE = frozenset({"exec", "host", "originalhost", "user", "localuser"})
-"""Criteria of `Match`, beside "all"."""
 
 
 class BadConfiguration(Exception):
-    """Raised where the ssh configuration, or a hostname, cannot be understood."""
+    """Raised where the ssh configuration, or a hostname, cannot be understood.
+
+    Args:
+        reason: What is wrong, and where.
+        advice: What to do about it.
+    """
+
+    def __init__(self, reason: str, advice: str = "") -> None:
+        super().__init__(reason)
+        self.advice = advice
 
 
-def read(config_file: str | os.PathLike[str] | None) -> tuple[str, ...]:
-    """The text of each configuration file that counts, the most important first, with its `Include`s in place.
+@dataclass(frozen=True)
+class Setting:
+    """One line of an ssh configuration.
+
+    Attributes:
+        keyword: In lower case.
+        value: The rest of the line, as it is written.
+        where: The file and the number of the line; it does not make two settings different.
+        included: What an `Include` stands for: files, each of them an `Include` of its own lines.
+    """
+
+    keyword: str
+    value: str
+    where: str = field(default="", compare=False)
+    included: tuple[Setting, ...] = ()
+
+
+def read(config_file: str | os.PathLike[str] | None) -> tuple[Setting, ...]:
+    """The configuration files that count, the most important first, each as an `Include` of its lines.
 
     Raises:
-        BadConfiguration: Where `config_file` was given and cannot be read.
+        BadConfiguration: Where `config_file` was given and cannot be read, or a line is no setting.
     """
     user = Path("~/.ssh").expanduser()
     if config_file is not None:
         path = Path(config_file).expanduser()
         try:
-            return (_inline(path, user),)
+            return (_file(path, user),)
         except OSError as error:
             raise BadConfiguration(f"the ssh configuration {path} cannot be read: {error.strerror}") from error
-    texts = []
+    files = []
     for path, base in ((user / "config", user), (Path("/etc/ssh/ssh_config"), Path("/etc/ssh"))):
         if path.is_file() and os.access(path, os.R_OK):
-            texts.append(_inline(path, base))
-    return tuple(texts)
+            files.append(_file(path, base))
+    return tuple(files)
 
 
-def _inline(path: Path, base: Path, depth: int = 0) -> str:
+def _file(path: Path, base: Path, depth: int = 0) -> Setting:
     """`path` with its `Include`d files in place (paramiko ignores them)."""
-    lines = []
-    section = "Host *"
-    for line in path.read_text(errors="replace").splitlines():
-        setting = _SETTING.match(line)
-        keyword = setting.group(1).lower() if setting else ""
-        if setting and keyword == "include":
-            if depth == _DEEPEST_INCLUDE:
-                raise BadConfiguration(f"the ssh configuration {path} includes too many levels of files")
-            for pattern in shlex.split(setting.group(2)):
-                for included in sorted(glob.glob(str(base / Path(pattern).expanduser()))):
-                    lines.append(_inline(Path(included), base, depth + 1))
-            lines.append(section)
-            continue
-        if keyword in ("host", "match"):
-            line = _match_line(setting.group(2), path) if setting and keyword == "match" else line
-            section = line
-        lines.append(line)
-    return "\n".join(lines)
+    lines = enumerate(path.read_text(errors="replace").splitlines(), 1)
+    stripped = ((number, line.strip()) for number, line in lines)
+    settings = (
+        _setting(line, f"{path} line {number}", path, base, depth)
+        for number, line in stripped
+        if line and not line.startswith("#")
+    )
+    return Setting("include", str(path), included=tuple(settings))
 
 
-def _match_line(criteria: str, path: Path) -> str:
-    """A `Match` line as paramiko reads it, which takes other spellings for criteria that every host meets.
-
-    Raises:
-        BadConfiguration: Where ssh would refuse the line too, or trx cannot tell whether it is about a host.
-    """
-    where = f"the ssh configuration {path} has the line 'Match {criteria}'"
-    try:
-        words = shlex.split(criteria, comments=True)
-    except ValueError as error:
-        raise BadConfiguration(f"{where}, which cannot be read: {error}") from None
-    found: list[str] = []
-    criteria_before = 0
-    while words:
-        name, equals, value = words.pop(0).partition("=")
-        negated, kind = name.startswith("!"), name.removeprefix("!").lower()
-        if kind == "all" and not equals:
-            if words or criteria_before > 1:
-                raise BadConfiguration(f"{where}: 'all' stands alone, or after 'canonical' or 'final'")
-            # Behind another criterion it says nothing, and paramiko refuses it there. No name matches the negation.
-            return "Match " + ("!originalhost *" if negated else " ".join(found) or "all")
-        criteria_before += 1
-        if kind in _WITHOUT_VALUE and not equals:
-            found.append(name.lower())
-        elif kind in _WITH_VALUE and (value or words):
-            found += [("!" if negated else "") + kind, shlex.quote(value or words.pop(0))]
-        elif kind in _WITH_VALUE:
-            raise BadConfiguration(f"{where}, where {name!r} has no value")
-        else:
-            raise BadConfiguration(f"{where}, and trx does not know the criterion {name!r}")
-    if not found:
-        raise BadConfiguration(f"{where}, which has no criterion")
-    return "Match " + " ".join(found)
+def _setting(line: str, where: str, path: Path, base: Path, depth: int) -> Setting:
+    found = _SETTING.fullmatch(line)
+    if found is None:
+        raise BadConfiguration(f"the ssh configuration cannot be understood: {where}: {line!r} has no value")
+    keyword, value = found.group(1).lower(), found.group(2)
+    if keyword != "include":
+        return Setting(keyword, value, where)
+    if depth == _DEEPEST_INCLUDE:
+        raise BadConfiguration(f"the ssh configuration {path} includes too many levels of files")
+    patterns = (str(base / Path(pattern).expanduser()) for pattern in shlex.split(value))
+    names = (name for pattern in patterns for name in sorted(glob.glob(pattern)))
+    return Setting(keyword, value, where, tuple(_file(Path(name), base, depth + 1) for name in names))
 
 
-@functools.lru_cache(maxsize=8)
-def parse(texts: tuple[str, ...]) -> Any:
-    """A `paramiko.SSHConfig` of these texts, of which the first to set an option wins.
+def parse(settings: Iterable[Setting]) -> Any:
+    """A `paramiko.SSHConfig` of settings that count for any host, of which the first to set an option wins.
 
     Raises:
         BadConfiguration: Where one of them cannot be understood.
     """
     import paramiko
 
-    config = paramiko.SSHConfig()
     try:
-        for text in texts:
-            config.parse(io.StringIO(text))
+        return paramiko.SSHConfig.from_text("".join(f"{setting.keyword} {setting.value}\n" for setting in settings))
     except paramiko.SSHException as error:
         raise BadConfiguration(f"the ssh configuration cannot be understood: {error}") from error
-    return config
+
+
+def substitute(value: str, tokens: Mapping[str, str]) -> str:
+    """Replaces `%h` and the like by `tokens`."""
+    return re.sub("%(.)", lambda found: tokens.get(found.group(1), found.group(0)), value)
 
 
 def expand(value: str, tokens: Mapping[str, str]) -> str:
     """Replaces `%h` and the like by `tokens`, and a leading `~` by the home directory."""
-    replaced = re.sub("%(.)", lambda found: tokens.get(found.group(1), found.group(0)), value)
-    return os.path.expanduser(replaced)
+    return os.path.expanduser(substitute(value, tokens))
 
 
 def seconds(value: str) -> float | None:
