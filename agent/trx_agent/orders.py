@@ -9,7 +9,6 @@ from typing import BinaryIO, Literal
 
 import msgspec
 
-from trx_agent.protocol import decoding
 from trx_agent.protocol.messages import Kind
 
 ORDER = "order"
@@ -61,21 +60,21 @@ def private_file(path: Path, mode: Literal["wb", "ab"] = "wb") -> BinaryIO:
     return open(path, mode, opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
-class Started(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+class Started(msgspec.Struct, frozen=True, tag=True):
     """The workers exist, in the order of their local ranks."""
 
     runner: int
     workers: tuple[int, ...]
 
 
-class WorkerGone(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+class WorkerGone(msgspec.Struct, frozen=True, tag=True):
     """A worker's process has ended; `code` is negative for a signal."""
 
     local_rank: int
     code: int
 
 
-class RunnerFailed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+class RunnerFailed(msgspec.Struct, frozen=True, tag=True):
     """The workers could not be started."""
 
     reason: str
@@ -91,4 +90,4 @@ def encode(report: Report) -> bytes:
 
 
 def decode(data: bytes) -> Report:
-    return decoding.decode(_decoder, data, "a report")
+    return _decoder.decode(data)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import math
 import os
 import shutil
 import signal
@@ -54,10 +53,6 @@ _LOOKING = 0.5
 _LOOKS = 10
 """Times that a worker may be found ended before its runner has told of it, or pickling what it raises, of which there
 are words already. A host that slept has looked only once."""
-
-_LONGEST_WORDS = 1 << 20
-_LONGEST_MARKS = 4096
-"""Bytes that are read of a worker's files: it may have written anything there."""
 
 Send = Callable[[AnyMessage, Body], None]
 
@@ -433,19 +428,14 @@ def _kill(pid: int) -> None:
 def _summary(path: Path) -> str:
     with open(path, "rb") as file:
         size = file.read(4)
-        try:
-            error, _ = outcome.unframe(size + file.read(min(int.from_bytes(size, "big"), _LONGEST_WORDS)))
-        except ValueError as reason:  # the worker may have written anything: it has failed, not this host
-            return f"an exception that cannot be read: {reason}"
+        error, _ = outcome.unframe(size + file.read(int.from_bytes(size, "big")))
     return error.summary
 
 
 def _read_marks(path: Path, now: float) -> tuple[Mark, ...]:
     try:
-        with open(path, "rb") as file:
-            lines = [line.split("\t") for line in file.read(_LONGEST_MARKS).decode().splitlines()]
-        marks = tuple(Mark(name, now - float(at)) for name, at in lines)
-        return marks if all(math.isfinite(mark.ago) for mark in marks) else ()
+        lines = [line.split("\t") for line in path.read_text().splitlines()]
+        return tuple(Mark(name, now - float(at)) for name, at in lines)
     except (OSError, ValueError):  # on a full disk, say: marks are not worth failing for
         return ()
 

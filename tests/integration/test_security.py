@@ -569,10 +569,6 @@ def garbage(puppet: Puppet) -> None:
     puppet.say_raw(b"\xc1garbage", b"")
 
 
-def header_nested_without_end(puppet: Puppet) -> None:
-    puppet.say_raw(b"\x94\x02\x00\x91\xa4Beat" + b"\x91" * 100_000 + b"\x01", b"")
-
-
 def one_frame(puppet: Puppet) -> None:
     puppet.say_raw(encode(Envelope(3, 0, Beat())))
 
@@ -705,7 +701,6 @@ NOTICED = ("talking to the launcher", "handing over outcomes", "handing over the
     "misbehave",
     [
         garbage,
-        header_nested_without_end,
         one_frame,
         three_frames,
         no_frame_at_all,

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import msgspec
 
-from trx_agent.protocol import decoding
 from trx_agent.protocol.messages import VERSION, Preparation
 
 MARKER = b"\x1etrx-agent\x1e"
@@ -56,7 +55,7 @@ def loader(python_version: str) -> bytes:
     return f"exec({source!r})\n".encode()
 
 
-class Keys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Keys(msgspec.Struct, frozen=True):
     """CURVE keys (Z85 text) of one agent of one launch."""
 
     launcher_public: bytes
@@ -67,7 +66,7 @@ class Keys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return "Keys(...)"
 
 
-class Bootstrap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Bootstrap(msgspec.Struct, frozen=True):
     """Everything that an agent must know before it can speak.
 
     Attributes:
@@ -105,15 +104,15 @@ class Bootstrap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"Bootstrap({self.label})"
 
 
-class Status(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+class Status(msgspec.Struct, frozen=True, tag=True):
     """Base of what the agent may answer."""
 
 
-class Ready(Status, frozen=True, forbid_unknown_fields=True):
+class Ready(Status, frozen=True):
     """The agent is up and connects to the launcher."""
 
 
-class Refused(Status, frozen=True, forbid_unknown_fields=True):
+class Refused(Status, frozen=True):
     """The agent cannot work on this host."""
 
     stage: str
@@ -121,13 +120,13 @@ class Refused(Status, frozen=True, forbid_unknown_fields=True):
     advice: str = ""
 
 
-class Unreachable(Status, frozen=True, forbid_unknown_fields=True):
+class Unreachable(Status, frozen=True):
     """None of the endpoints could be reached from this host; a `Detour` is expected."""
 
     reason: str
 
 
-class Detour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Detour(msgspec.Struct, frozen=True):
     """Another endpoint: the near end of a tunnel."""
 
     endpoint: str
@@ -135,7 +134,6 @@ class Detour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 AnyStatus = Ready | Refused | Unreachable
 
-_bootstrap = msgspec.msgpack.Decoder(Bootstrap)
 _status: msgspec.json.Decoder[AnyStatus] = msgspec.json.Decoder(AnyStatus)
 _detour = msgspec.json.Decoder(Detour)
 
@@ -155,7 +153,7 @@ def read_head(head: bytes) -> tuple[int, int]:
 
 
 def unframe(body: bytes) -> Bootstrap:
-    return decoding.decode(_bootstrap, body, "a bootstrap")
+    return msgspec.msgpack.decode(body, type=Bootstrap)
 
 
 def status_line(status: Status) -> bytes:
@@ -163,8 +161,8 @@ def status_line(status: Status) -> bytes:
 
 
 def read_status(line: bytes) -> AnyStatus:
-    """Raises `Malformed` (a ValueError) where the line is none."""
-    return decoding.decode(_status, line, "a status")
+    """Raises `msgspec.DecodeError` (a ValueError) where the line is none."""
+    return _status.decode(line)
 
 
 def detour_line(detour: Detour) -> bytes:
@@ -172,4 +170,4 @@ def detour_line(detour: Detour) -> bytes:
 
 
 def read_detour(line: bytes) -> Detour:
-    return decoding.decode(_detour, line, "a detour")
+    return _detour.decode(line)

@@ -10,8 +10,6 @@ import enum
 
 import msgspec
 
-from trx_agent.protocol import decoding
-
 VERSION = 3
 """Both sides must speak the same version; it is compared in the bootstrap, before any socket is opened."""
 
@@ -46,7 +44,7 @@ WINDOWS = {
 """Bytes of a stream that its sender may have sent beyond what its receiver has dealt with."""
 
 
-class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+class Stream(msgspec.Struct, frozen=True, array_like=True):
     """One file of one worker (or of the agent, whose local rank is -1) in one run (0: the agent's own life)."""
 
     run: int
@@ -54,14 +52,14 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like
     kind: Kind
 
 
-class Door(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+class Door(msgspec.Struct, frozen=True, array_like=True):
     """An address and a port that an agent listens on, for the store of the workers' rendezvous."""
 
     address: str
     port: int
 
 
-class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Preparation(msgspec.Struct, frozen=True):
     """What a host's forkserver is made with. A run that needs another one gets another forkserver.
 
     Attributes:
@@ -78,7 +76,7 @@ class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"Preparation({len(self.variables)} variables)"
 
 
-class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True, tag=True):
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
     """Base of everything that travels in an envelope."""
 
 
@@ -141,7 +139,7 @@ class Reached(Message, frozen=True):
     doors: tuple[Door, ...]
 
 
-class Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+class Mark(msgspec.Struct, frozen=True, array_like=True):
     """Something was done `ago` seconds before the message that says so was sent. Hosts' clocks are not compared."""
 
     name: str
@@ -308,7 +306,7 @@ AnyMessage = (
 )
 
 
-class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+class Envelope(msgspec.Struct, frozen=True, array_like=True):
     """The header of a packet.
 
     Attributes:
@@ -331,4 +329,4 @@ def encode(envelope: Envelope) -> bytes:
 
 def decode(header: bytes) -> Envelope:
     """Raises `msgspec.ValidationError` (a ValueError) for anything that is not a well-formed envelope."""
-    return decoding.decode(_decoder, header, "a header")
+    return _decoder.decode(header)

@@ -12,15 +12,13 @@ from typing import Any
 
 import msgspec
 
-from trx_agent.protocol import decoding
-
 LONGEST_TEXT = 64 * 1024
 
 CALLING = "calling the function"
 """The stage in which workers spend their life, and which a summary need not name."""
 
 
-class WorkerError(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class WorkerError(msgspec.Struct, frozen=True):
     """An exception in words.
 
     Attributes:
@@ -65,9 +63,6 @@ def frame(error: WorkerError) -> bytes:
     return len(body).to_bytes(4, "big") + body
 
 
-_decoder = msgspec.msgpack.Decoder(WorkerError)
-
-
 def unframe(data: bytes | bytearray | memoryview) -> tuple[WorkerError, int]:
     """Returns the error, and the offset at which the exception's pickle begins.
 
@@ -77,7 +72,7 @@ def unframe(data: bytes | bytearray | memoryview) -> tuple[WorkerError, int]:
     size = int.from_bytes(data[:4], "big")
     if size > len(data) - 4:
         raise ValueError("the description of the exception is cut off")
-    return decoding.decode(_decoder, data[4 : 4 + size], "the description of an exception"), 4 + size
+    return msgspec.msgpack.decode(data[4 : 4 + size], type=WorkerError), 4 + size
 
 
 def cut(text: str) -> str:

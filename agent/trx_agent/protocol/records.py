@@ -5,24 +5,13 @@ Each record is a 4-byte big-endian length and a msgpack-encoded `Record`.
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import msgspec
-from msgspec import Meta
-
-from trx_agent.protocol import decoding
 
 LONGEST = 1 << 20
 """Characters to which a writer cuts message and traceback each; a reader refuses more than four bytes for each."""
 
 
-_BIGGEST = 2**31 - 1
-
-_END_OF_TIME = 253402300800.0
-"""The year 10000: no such time, and none that is no number, can be formatted."""
-
-
-class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+class Record(msgspec.Struct, frozen=True, array_like=True):
     """A `logging.LogRecord`, formatted so far that it needs no object of the worker's.
 
     Attributes:
@@ -37,12 +26,12 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like
     """
 
     name: str
-    level: Annotated[int, Meta(ge=-_BIGGEST, le=_BIGGEST)]
-    created: Annotated[float, Meta(ge=0, lt=_END_OF_TIME)]
+    level: int
+    created: float
     message: str
     exc_text: str = ""
     pathname: str = ""
-    lineno: Annotated[int, Meta(ge=-_BIGGEST, le=_BIGGEST)] = 0
+    lineno: int = 0
     funcName: str = ""
 
 
@@ -76,8 +65,7 @@ class Reader:
                 raise ValueError(f"a log record of {size} bytes")
             if len(self._pending) - start - 4 < size:
                 break
-            body = bytes(self._pending[start + 4 : start + 4 + size])
-            records.append(decoding.decode(_decoder, body, "a log record"))
+            records.append(_decoder.decode(self._pending[start + 4 : start + 4 + size]))
             start += 4 + size
         del self._pending[:start]
         return records
