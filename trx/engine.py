@@ -278,6 +278,8 @@ class Engine:
 
     def _check_range(self, agent: int, stream: Stream, offset: int, size: int) -> None:
         """What is sent without credit would be kept in memory, as much of it as there is."""
+        if stream.kind is Kind.PAYLOAD:
+            raise HubError(agent, "it sent what only the launcher sends")
         key = agent, stream
         expected = self._heard.get(key, 0)
         if offset < expected or offset + size > self._granted.get(key, messages.WINDOWS[stream.kind]):

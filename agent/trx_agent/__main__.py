@@ -32,6 +32,7 @@ from trx_agent.protocol.bootstrap import (
     status_line,
     unframe,
 )
+from trx_agent.protocol.decoding import Malformed
 
 REACH_TIMEOUT = 5.0
 
@@ -52,7 +53,7 @@ def main(stdin: FileIO) -> None:
     unblock_signals()
     ignore_warnings()
     try:
-        bootstrap = unframe(_read_frame(stdin))
+        bootstrap = _read_bootstrap(stdin)
         signal.alarm(0)  # which has run since before the launcher's first word
         _check(bootstrap)
         inherit_orphans()
@@ -72,6 +73,13 @@ def main(stdin: FileIO) -> None:
     from trx_agent.guardian import guard
 
     guard(stdin, bootstrap, endpoint, environment, place)
+
+
+def _read_bootstrap(stdin: FileIO) -> Bootstrap:
+    try:
+        return unframe(_read_frame(stdin))
+    except Malformed as error:
+        raise _Refusal("reading what the launcher sent", str(error)) from None
 
 
 def _compose(bootstrap: Bootstrap, stdin: FileIO) -> dict[str, str]:
@@ -145,7 +153,10 @@ def _find_launcher(bootstrap: Bootstrap, stdin: FileIO) -> str:
         reasons.append(f"{endpoint.removeprefix('tcp://')}: {reason}")
     _say(Unreachable("; ".join(reasons)))
     signal.alarm(FIRST_WORD)
-    detour = read_detour(stdin.readline())
+    try:
+        detour = read_detour(stdin.readline())
+    except Malformed as error:
+        raise _Refusal("reading what the launcher sent", str(error)) from None
     signal.alarm(0)
     return detour.endpoint
 

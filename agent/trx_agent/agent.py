@@ -23,6 +23,7 @@ from trx_agent.forkserver import ForkServer
 from trx_agent.linux import inherit_orphans, reap
 from trx_agent.orders import AGENT_LOG, LAUNCHER_GONE
 from trx_agent.protocol.bootstrap import Bootstrap
+from trx_agent.protocol.decoding import Malformed
 from trx_agent.protocol.link import Body
 from trx_agent.protocol.messages import (
     AnyMessage,
@@ -117,6 +118,11 @@ class Agent:
         except OSError as error:  # no room, no descriptors, ...
             self._send(Broken("running", f"{error.strerror}: {error.filename or self._directory}"))
             self._uplink.flush(_FAREWELL)
+            raise
+        except Malformed as error:
+            self._send(Broken("talking to the launcher", f"the launcher sent what is no message: {error}"))
+            with contextlib.suppress(Malformed):
+                self._uplink.flush(_FAREWELL)
             raise
         finally:
             if self._forkserver:

@@ -131,7 +131,7 @@ class Knocking:
                     self._reached.append((door, visitor.getsockname()[0]))
                     self._tell()
                 return True  # also where it is the door of somebody else
-        except OSError:
+        except (OSError, ValueError):  # of an address that is none, and cannot be looked up either
             return False
 
     def _tell(self) -> None:

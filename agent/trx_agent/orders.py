@@ -9,7 +9,9 @@ from typing import BinaryIO, Literal
 
 import msgspec
 
-from trx_agent.protocol.messages import Kind
+from trx_agent.protocol import decoding
+from trx_agent.protocol.decoding import Small, Text
+from trx_agent.protocol.messages import Kind, Start
 
 ORDER = "order"
 """The file in a run's directory that holds its `Start` message, for the runner."""
@@ -35,6 +37,7 @@ BLOCKED = frozenset({signal.SIGTERM, signal.SIGINT})
 a step, and the workers, which do take them, are to have their grace."""
 
 LOADED, JOINED, CALLED, WRITTEN = "function loaded", "group joined", "function called", "outcome written"
+WORKER_MARKS = frozenset({LOADED, JOINED, CALLED, WRITTEN})
 """Names of a worker's marks."""
 
 TORCH_IMPORTED = "torch imported"
@@ -60,29 +63,30 @@ def private_file(path: Path, mode: Literal["wb", "ab"] = "wb") -> BinaryIO:
     return open(path, mode, opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
-class Started(msgspec.Struct, frozen=True, tag=True):
+class Started(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """The workers exist, in the order of their local ranks."""
 
-    runner: int
-    workers: tuple[int, ...]
+    runner: Small
+    workers: tuple[Small, ...]
 
 
-class WorkerGone(msgspec.Struct, frozen=True, tag=True):
+class WorkerGone(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """A worker's process has ended; `code` is negative for a signal."""
 
-    local_rank: int
-    code: int
+    local_rank: Small
+    code: Small
 
 
-class RunnerFailed(msgspec.Struct, frozen=True, tag=True):
+class RunnerFailed(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """The workers could not be started."""
 
-    reason: str
+    reason: Text
 
 
 Report = Started | WorkerGone | RunnerFailed
 
 _decoder: msgspec.msgpack.Decoder[Report] = msgspec.msgpack.Decoder(Report)
+_order_decoder = msgspec.msgpack.Decoder(Start)
 
 
 def encode(report: Report) -> bytes:
@@ -90,4 +94,10 @@ def encode(report: Report) -> bytes:
 
 
 def decode(data: bytes) -> Report:
-    return _decoder.decode(data)
+    """Raises `Malformed` where it is no report."""
+    return decoding.decode(_decoder, data, "report of the process that holds the workers")
+
+
+def read_order(directory: Path) -> Start:
+    """Raises `Malformed` where a run's directory holds no order."""
+    return decoding.decode(_order_decoder, (directory / ORDER).read_bytes(), "order")

@@ -19,8 +19,9 @@ import msgspec
 from trx_agent import orders, tree
 from trx_agent.forkserver import ForkServer
 from trx_agent.oom import OomCounter
-from trx_agent.orders import HOLD, MARKS, ORDER, PAYLOAD, RAISED, RETURNED, TORCH_IMPORTED, WORDS
+from trx_agent.orders import HOLD, MARKS, ORDER, PAYLOAD, RAISED, RETURNED, TORCH_IMPORTED, WORDS, WORKER_MARKS
 from trx_agent.protocol import outcome
+from trx_agent.protocol.decoding import Malformed
 from trx_agent.protocol.link import Body
 from trx_agent.protocol.messages import (
     WINDOWS,
@@ -53,6 +54,9 @@ _LOOKING = 0.5
 _LOOKS = 10
 """Times that a worker may be found ended before its runner has told of it, or pickling what it raises, of which there
 are words already. A host that slept has looked only once."""
+
+_LONGEST_MARKS = 4096
+"""Bytes that a worker's marks have at the most, and there is room for more."""
 
 Send = Callable[[AnyMessage, Body], None]
 
@@ -217,7 +221,12 @@ class Run:
         if not data:
             self._runner_died(now)
             return
-        report = orders.decode(data)
+        try:
+            report = orders.decode(data)
+        except Malformed as error:
+            self._send(Broken("watching the workers", str(error)), b"")
+            self.abandon(now)
+            return
         if isinstance(report, orders.Started):
             self._pids = report.workers
             self._runner_pid = report.runner
@@ -426,18 +435,40 @@ def _kill(pid: int) -> None:
 
 
 def _summary(path: Path) -> str:
-    with open(path, "rb") as file:
-        size = file.read(4)
-        error, _ = outcome.unframe(size + file.read(int.from_bytes(size, "big")))
+    """The worker's process can write there what it likes."""
+    try:
+        error, _ = outcome.unframe(_read_beginning(path, outcome.LONGEST_FRAME))
+    except (OSError, Malformed) as unreadable:
+        return f"something, but its outcome could not be read: {unreadable}"
     return error.summary
 
 
 def _read_marks(path: Path, now: float) -> tuple[Mark, ...]:
+    """The first mark of each name. On a full disk, say, there are fewer: marks are not worth failing for."""
     try:
-        lines = [line.split("\t") for line in path.read_text().splitlines()]
-        return tuple(Mark(name, now - float(at)) for name, at in lines)
-    except (OSError, ValueError):  # on a full disk, say: marks are not worth failing for
+        *lines, _ = _read_beginning(path, _LONGEST_MARKS).decode(errors="replace").split("\n")
+    except OSError:
         return ()
+    marks: dict[str, Mark] = {}
+    for line in lines:
+        name, _, at = line.partition("\t")
+        if name in WORKER_MARKS and (ago := _ago(at, now)) is not None:
+            marks.setdefault(name, Mark(name, ago))
+    return tuple(marks.values())
+
+
+def _ago(at: str, now: float) -> float | None:
+    """How long before now something was done; None where it is no time of the past."""
+    try:
+        ago = now - float(at)
+    except ValueError:
+        return None
+    return ago if 0 <= ago <= now else None
+
+
+def _read_beginning(path: Path, size: int) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(size)
 
 
 def write_order(order: Start, directory: Path) -> None:

@@ -18,13 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-import msgspec
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not marked as exported
 from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs, MultiprocessContext, Std
 
 from trx_agent import worker
 from trx_agent.linux import die_with_parent, inherit_orphans, reap
-from trx_agent.orders import ORDER, RunnerFailed, Started, WorkerGone, encode
+from trx_agent.orders import RunnerFailed, Started, WorkerGone, encode, read_order
 from trx_agent.protocol.messages import Start
 
 
@@ -78,7 +77,7 @@ def main(forkserver: int, directory: Path, agent: int, door: int | None = None) 
 
 
 def _run(to_agent: socket.socket, directory: Path, wakeup: int, door: int | None, inherited: list[int]) -> None:
-    order = msgspec.msgpack.decode((directory / ORDER).read_bytes(), type=Start)
+    order = read_order(directory)
     context = _start_workers(order, directory, inherited)
     workers = [pid for _, pid in sorted(context.pids().items())]
     to_agent.send(encode(Started(os.getpid(), tuple(workers))))

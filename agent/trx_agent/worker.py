@@ -165,14 +165,14 @@ def _encodable(record: logging.LogRecord) -> records.Record:
     traceback_text = formatter.formatException(record.exc_info) if record.exc_info else record.exc_text
     stack = formatter.formatStack(record.stack_info) if record.stack_info else None
     return records.Record(
-        name=record.name,
+        name=record.name[: records.LONGEST_NAME],
         level=record.levelno,
         created=record.created,
         message=record.getMessage()[: records.LONGEST],
         exc_text="\n".join(filter(None, (traceback_text, stack)))[: records.LONGEST],
-        pathname=record.pathname,
+        pathname=record.pathname[: records.LONGEST_NAME],
         lineno=record.lineno,
-        funcName=record.funcName or "",
+        funcName=(record.funcName or "")[: records.LONGEST_NAME],
     )
 
 
@@ -273,7 +273,7 @@ def _write_error(folder: Path, stage: str, error: BaseException) -> None:
     _leave_out_our_frames(error)
     words = outcome.WorkerError(
         stage=stage,
-        kind=_name(type(error)),
+        kind=outcome.cut(_name(type(error))),
         message=outcome.cut(_message(error)),
         traceback=outcome.cut("".join(traceback.format_exception(type(error), error, error.__traceback__))),
     )

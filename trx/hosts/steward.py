@@ -12,6 +12,7 @@ from trx.errors import HostFailure
 from trx.hosts.channel import Channel, HostUnusable
 from trx.worker_end import signal_name
 from trx_agent.protocol.bootstrap import MARKER, NOISE, Detour, Ready, Refused, Unreachable, detour_line, read_status
+from trx_agent.protocol.decoding import Malformed
 
 KEPT = 8192
 """Bytes of what an agent printed that are kept for the message, should it fail."""
@@ -67,7 +68,9 @@ class Steward:
             failure = unusable.failure
         except OSError as error:
             failure = HostFailure(self._label, "starting the agent", f"the connection broke: {error}")
-        except Exception as error:  # such as a status that is none: the launch must not wait for this agent
+        except Malformed as error:
+            failure = HostFailure(self._label, "starting the agent", f"it answered what is no status: {error}")
+        except Exception as error:  # whatever it is: the launch must not wait for this agent
             failure = HostFailure(self._label, "starting the agent", f"{type(error).__name__}: {error}")
         finally:
             self._channel.close()

@@ -16,7 +16,7 @@ from typing import Protocol
 from trx.output.streams import wait_for_room
 from trx.output.writer import Writer
 from trx_agent.protocol.messages import Kind
-from trx_agent.protocol.records import Reader, Record
+from trx_agent.protocol.records import MalformedRecords, Reader, Record
 
 _logger = logging.getLogger("trx")
 
@@ -143,7 +143,8 @@ class Outputs:
         self._voice = Writer("trx-output: messages", lambda: 0, _nothing)
         self._sinks = tuple(sinks)
         self._lanes = [_Lane(sink, self.say) for sink in sinks]
-        self._readers: dict[Source, Reader | None] = {}
+        self._readers: dict[Source, Reader] = {}
+        self._malformed: set[Source] = set()  # whose malformed records were told of
         self._steps: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="trx-output", daemon=True)
         self._thread.start()
@@ -205,15 +206,14 @@ class Outputs:
         self._each(record if kind is Kind.RECORDS else write, len(data), taken)
 
     def _parse(self, source: Source, data: bytes) -> list[Record]:
-        reader = self._readers.setdefault(source, Reader())
-        if reader is None:
-            return []
         try:
-            return reader.feed(data)
-        except ValueError as error:
-            self._readers[source] = None
-            self.say(f"the log records of {source} are malformed, the rest of them is not shown: {error}")
-            return []
+            return self._readers.setdefault(source, Reader()).feed(data)
+        except MalformedRecords as error:
+            if source not in self._malformed:
+                self._malformed.add(source)
+                what = f"some that rank {source.rank} has logged are not shown"
+                self.say(f"the log records of {source} are malformed, {what}: {error}")
+            return error.records
 
     def _call_back(self, call: Callable[[], None]) -> None:
         try:
@@ -223,6 +223,7 @@ class Outputs:
 
     def _end(self, source: Source) -> None:
         self._readers.pop(source, None)
+        self._malformed.discard(source)
         self._each(lambda sink: sink.end(source), 0, _nothing)
 
     def _all_written(self, call: Callable[[], None]) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import msgspec
 
+from trx_agent.protocol.decoding import Count, Name, Seconds, Text, decode
 from trx_agent.protocol.messages import VERSION, Preparation
 
 MARKER = b"\x1etrx-agent\x1e"
@@ -55,7 +56,7 @@ def loader(python_version: str) -> bytes:
     return f"exec({source!r})\n".encode()
 
 
-class Keys(msgspec.Struct, frozen=True):
+class Keys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """CURVE keys (Z85 text) of one agent of one launch."""
 
     launcher_public: bytes
@@ -66,7 +67,7 @@ class Keys(msgspec.Struct, frozen=True):
         return "Keys(...)"
 
 
-class Bootstrap(msgspec.Struct, frozen=True):
+class Bootstrap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that an agent must know before it can speak.
 
     Attributes:
@@ -85,7 +86,7 @@ class Bootstrap(msgspec.Struct, frozen=True):
         grace: Seconds between SIGTERM and SIGKILL when the launcher is gone.
     """
 
-    index: int
+    index: Count
     label: str
     cookie: str
     keys: Keys
@@ -96,15 +97,15 @@ class Bootstrap(msgspec.Struct, frozen=True):
     cwd: str
     preparation: Preparation
     nonce: bytes
-    beat: float
-    lease: float
-    grace: float
+    beat: Seconds
+    lease: Seconds
+    grace: Seconds
 
     def __repr__(self) -> str:
         return f"Bootstrap({self.label})"
 
 
-class Status(msgspec.Struct, frozen=True, tag=True):
+class Status(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Base of what the agent may answer."""
 
 
@@ -115,25 +116,26 @@ class Ready(Status, frozen=True):
 class Refused(Status, frozen=True):
     """The agent cannot work on this host."""
 
-    stage: str
-    reason: str
-    advice: str = ""
+    stage: Name
+    reason: Text
+    advice: Text = ""
 
 
 class Unreachable(Status, frozen=True):
     """None of the endpoints could be reached from this host; a `Detour` is expected."""
 
-    reason: str
+    reason: Text
 
 
-class Detour(msgspec.Struct, frozen=True):
+class Detour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Another endpoint: the near end of a tunnel."""
 
-    endpoint: str
+    endpoint: Name
 
 
 AnyStatus = Ready | Refused | Unreachable
 
+_bootstrap = msgspec.msgpack.Decoder(Bootstrap)
 _status: msgspec.json.Decoder[AnyStatus] = msgspec.json.Decoder(AnyStatus)
 _detour = msgspec.json.Decoder(Detour)
 
@@ -153,7 +155,7 @@ def read_head(head: bytes) -> tuple[int, int]:
 
 
 def unframe(body: bytes) -> Bootstrap:
-    return msgspec.msgpack.decode(body, type=Bootstrap)
+    return decode(_bootstrap, body, "bootstrap")
 
 
 def status_line(status: Status) -> bytes:
@@ -161,8 +163,8 @@ def status_line(status: Status) -> bytes:
 
 
 def read_status(line: bytes) -> AnyStatus:
-    """Raises `msgspec.DecodeError` (a ValueError) where the line is none."""
-    return _status.decode(line)
+    """Raises `Malformed` (a ValueError) where the line is none."""
+    return decode(_status, line, "status line")
 
 
 def detour_line(detour: Detour) -> bytes:
@@ -170,4 +172,4 @@ def detour_line(detour: Detour) -> bytes:
 
 
 def read_detour(line: bytes) -> Detour:
-    return _detour.decode(line)
+    return decode(_detour, line, "detour")

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from trx_agent.protocol.decoding import Malformed
 from trx_agent.protocol.messages import AnyMessage, Beat, Envelope, decode, encode
 
 Body = bytes | bytearray | memoryview
@@ -73,11 +74,11 @@ class Link:
         """Returns the message of an arrived packet, or None where it is a beat, a repetition, or follows a gap.
 
         Raises:
-            ValueError: Where the header is malformed, or acknowledges what was never sent.
+            Malformed: Where the header is malformed, or acknowledges what was never sent.
         """
         envelope = decode(header)
         if envelope.received > self._sent:
-            raise ValueError(f"message {envelope.received} acknowledged, {self._sent} sent")
+            raise Malformed(f"message {envelope.received} acknowledged, {self._sent} sent")
         self.last_heard = now
         while self._kept and self._kept[0].number <= envelope.received:
             self._kept.popleft()

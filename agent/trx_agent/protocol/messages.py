@@ -7,8 +7,13 @@ empty for all messages but `Data`). Nothing here knows about sockets; `docs/prot
 from __future__ import annotations
 
 import enum
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
+
+from trx_agent.protocol import decoding
+from trx_agent.protocol.decoding import MOST, Count, Name, Number, Port, Seconds, Small, Text
 
 VERSION = 3
 """Both sides must speak the same version; it is compared in the bootstrap, before any socket is opened."""
@@ -44,22 +49,25 @@ WINDOWS = {
 """Bytes of a stream that its sender may have sent beyond what its receiver has dealt with."""
 
 
-class Stream(msgspec.Struct, frozen=True, array_like=True):
+class Stream(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One file of one worker (or of the agent, whose local rank is -1) in one run (0: the agent's own life)."""
 
-    run: int
-    local_rank: int
+    run: Number
+    local_rank: Small
     kind: Kind
 
 
-class Door(msgspec.Struct, frozen=True, array_like=True):
+class Door(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """An address and a port that an agent listens on, for the store of the workers' rendezvous."""
 
-    address: str
-    port: int
+    address: Name
+    port: Port
 
 
-class Preparation(msgspec.Struct, frozen=True):
+Doors = Annotated[tuple[Door, ...], Meta(max_length=MOST)]
+
+
+class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a host's forkserver is made with. A run that needs another one gets another forkserver.
 
     Attributes:
@@ -91,23 +99,23 @@ class Data(Message, frozen=True):
     """The packet's body continues `stream` at `offset`."""
 
     stream: Stream
-    offset: int
+    offset: Number
 
 
 class DataInFile(Message, frozen=True):
     """`size` bytes of a file continue `stream` at `offset`: the launcher, on the same machine, reads them itself."""
 
     stream: Stream
-    offset: int
-    size: int
-    path: str
+    offset: Number
+    size: Number
+    path: Name
 
 
 class Credit(Message, frozen=True):
     """The receiver of `stream` has room for its bytes up to (not including) the offset `upto`."""
 
     stream: Stream
-    upto: int
+    upto: Number
 
 
 # ---- from an agent to the launcher ----------------------------------------------------------------------------------
@@ -126,33 +134,39 @@ class Hello(Message, frozen=True):
     """
 
     workers: int
-    gpus: int
-    cpus: int
-    doors: tuple[Door, ...]
-    pid: int
-    torch: str = ""
+    gpus: Count
+    cpus: Count
+    doors: Doors
+    pid: Small
+    torch: Name = ""
 
 
 class Reached(Message, frozen=True):
     """All doors of a `Probe` that this agent has reached so far. Sent again whenever there is one more."""
 
-    doors: tuple[Door, ...]
+    doors: Doors
 
 
-class Mark(msgspec.Struct, frozen=True, array_like=True):
+class Mark(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Something was done `ago` seconds before the message that says so was sent. Hosts' clocks are not compared."""
 
-    name: str
-    ago: float
+    name: Name
+    ago: Seconds
+
+
+MOST_MARKS = 64
+"""Of one message: each thing is done once."""
+
+Marks = Annotated[tuple[Mark, ...], Meta(max_length=MOST_MARKS)]
 
 
 class Up(Message, frozen=True):
     """The run's worker processes exist, in the order of their local ranks."""
 
-    run: int
-    runner: int
-    workers: tuple[int, ...]
-    marks: tuple[Mark, ...] = ()
+    run: Number
+    runner: Small
+    workers: Annotated[tuple[Small, ...], Meta(max_length=MOST)]
+    marks: Marks = ()
 
 
 class Returned(Message, frozen=True):
@@ -166,19 +180,19 @@ class Raised(Message, frozen=True):
         summary: The last lines of the traceback: type and message, cut to a sensible length.
     """
 
-    summary: str
+    summary: Text
 
 
 class Exited(Message, frozen=True):
     """The process ended by itself without an outcome."""
 
-    code: int
+    code: Small
 
 
 class Killed(Message, frozen=True):
     """A signal ended the process."""
 
-    signal: int
+    signal: Small
     oom: bool
 
 
@@ -195,33 +209,33 @@ class Ended(Message, frozen=True):
         marks: What the worker had done by when.
     """
 
-    run: int
-    local_rank: int
-    pid: int
+    run: Number
+    local_rank: Small
+    pid: Small
     ending: Ending
-    size: int
-    last_lines: str
-    marks: tuple[Mark, ...] = ()
+    size: Number
+    last_lines: Text
+    marks: Marks = ()
 
 
 class Gone(Message, frozen=True):
     """No process of the run is left on this host, but for `leftovers`, which could not be ended."""
 
-    run: int
-    leftovers: tuple[str, ...]
+    run: Number
+    leftovers: Annotated[tuple[Text, ...], Meta(max_length=MOST)]
 
 
 class Drained(Message, frozen=True):
     """Every byte of every stream of the run has been sent. The last message of a run."""
 
-    run: int
+    run: Number
 
 
 class Broken(Message, frozen=True):
     """The agent cannot go on: `reason` is for the user."""
 
-    stage: str
-    reason: str
+    stage: Name
+    reason: Text
 
 
 # ---- from the launcher to an agent ----------------------------------------------------------------------------------
@@ -230,7 +244,7 @@ class Broken(Message, frozen=True):
 class Probe(Message, frozen=True):
     """Try to reach these doors of the rank 0 host, whose agent answers with `nonce`; reply with `Reached`."""
 
-    doors: tuple[Door, ...]
+    doors: Doors
     nonce: bytes
 
 
@@ -251,18 +265,18 @@ class Start(Message, frozen=True):
         first_gpu: Which of the host's GPUs is that of local rank 0: not the first where a host is named twice.
     """
 
-    run: int
-    generation: int
-    ranks: tuple[int, ...]
+    run: Number
+    generation: Count
+    ranks: tuple[Count, ...]
     environments: tuple[dict[str, str], ...]
-    payload: int
+    payload: Number
     backend: str
-    timeout: float
+    timeout: Seconds
     import_paths: tuple[str, ...]
-    log_level: int
+    log_level: Small
     preparation: Preparation
     rendezvous: Door
-    first_gpu: int
+    first_gpu: Count
 
     def with_environments(self, environments: tuple[dict[str, str], ...]) -> Start:
         return msgspec.structs.replace(self, environments=environments)
@@ -271,15 +285,15 @@ class Start(Message, frozen=True):
 class Stop(Message, frozen=True):
     """End the run: SIGTERM, and SIGKILL after `grace` seconds. Where it is repeated, the smaller grace counts."""
 
-    run: int
-    grace: float
+    run: Number
+    grace: Seconds
 
 
 class Signal(Message, frozen=True):
     """The launcher was sent this signal, a warning: the run's workers on this host are to have it too."""
 
-    run: int
-    number: int
+    run: Number
+    number: Small
 
 
 class Bye(Message, frozen=True):
@@ -306,7 +320,7 @@ AnyMessage = (
 )
 
 
-class Envelope(msgspec.Struct, frozen=True, array_like=True):
+class Envelope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """The header of a packet.
 
     Attributes:
@@ -314,8 +328,8 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True):
         received: Up to which number the sender has received the other side's messages.
     """
 
-    number: int
-    received: int
+    number: Number
+    received: Number
     message: AnyMessage
 
 
@@ -328,5 +342,5 @@ def encode(envelope: Envelope) -> bytes:
 
 
 def decode(header: bytes) -> Envelope:
-    """Raises `msgspec.ValidationError` (a ValueError) for anything that is not a well-formed envelope."""
-    return _decoder.decode(header)
+    """Raises `Malformed` (a ValueError) for anything that is not a well-formed envelope."""
+    return decoding.decode(_decoder, header, "header")

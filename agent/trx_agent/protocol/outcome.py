@@ -8,17 +8,23 @@ becomes of the pickle that follows: the exception object, or nothing where it co
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
+
+from trx_agent.protocol.decoding import Malformed, Name, decode
 
 LONGEST_TEXT = 64 * 1024
+"""Characters to which long texts are cut, but for the note that says so."""
+
+_Text = Annotated[str, Meta(max_length=LONGEST_TEXT + 100)]
 
 CALLING = "calling the function"
 """The stage in which workers spend their life, and which a summary need not name."""
 
 
-class WorkerError(msgspec.Struct, frozen=True):
+class WorkerError(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An exception in words.
 
     Attributes:
@@ -28,10 +34,10 @@ class WorkerError(msgspec.Struct, frozen=True):
         traceback: The whole traceback with causes and notes, frames of trx and torch's launcher left out.
     """
 
-    stage: str
-    kind: str
-    message: str
-    traceback: str
+    stage: Name
+    kind: _Text
+    message: _Text
+    traceback: _Text
 
     @property
     def summary(self) -> str:
@@ -58,6 +64,12 @@ def _remake(kind: type[Exception], args: tuple[Any, ...], state: dict[str, Any])
     return error
 
 
+_decoder = msgspec.msgpack.Decoder(WorkerError)
+
+LONGEST_FRAME = 4 + 16 * LONGEST_TEXT
+"""Bytes that a `WorkerError` may have with its length: more than four for each character of its texts."""
+
+
 def frame(error: WorkerError) -> bytes:
     body = msgspec.msgpack.encode(error)
     return len(body).to_bytes(4, "big") + body
@@ -67,12 +79,12 @@ def unframe(data: bytes | bytearray | memoryview) -> tuple[WorkerError, int]:
     """Returns the error, and the offset at which the exception's pickle begins.
 
     Raises:
-        ValueError: Where `data` does not begin with a whole `WorkerError`.
+        Malformed: Where `data` does not begin with a whole `WorkerError`.
     """
     size = int.from_bytes(data[:4], "big")
     if size > len(data) - 4:
-        raise ValueError("the description of the exception is cut off")
-    return msgspec.msgpack.decode(data[4 : 4 + size], type=WorkerError), 4 + size
+        raise Malformed("the description of the exception is cut off")
+    return decode(_decoder, data[4 : 4 + size], "description of the exception"), 4 + size
 
 
 def cut(text: str) -> str:
