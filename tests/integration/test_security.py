@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import select
@@ -27,8 +28,9 @@ import trx.engine
 import trx.hosts
 from trx.hub import Hub, HubError
 from trx_agent.doors import Doors, Knocking
-from trx_agent.protocol import payload
+from trx_agent.protocol import payload, records
 from trx_agent.protocol.bootstrap import HEAD, MARKER, NOISE, Bootstrap, Keys, Ready, Status, status_line, unframe
+from trx_agent.protocol.link import Body, Packet
 from trx_agent.protocol.messages import (
     AnyMessage,
     Beat,
@@ -569,6 +571,35 @@ def garbage(puppet: Puppet) -> None:
     puppet.say_raw(b"\xc1garbage", b"")
 
 
+BEAT = b"\x91\xa4Beat"
+DEEP = b"\x91" * 100_000 + b"\x01"
+"""Nested more deeply than anybody may follow."""
+
+
+def deep_header(puppet: Puppet) -> None:
+    puppet.say_raw(DEEP, b"")
+
+
+def deep_field_behind_a_header(puppet: Puppet) -> None:
+    puppet.say_raw(b"\x94\x00\x00" + BEAT + DEEP, b"")
+
+
+def deep_field_of_a_message(puppet: Puppet) -> None:
+    puppet.say_raw(b"\x93\x03\x00\x92\xa4Beat" + DEEP, b"")
+
+
+def header_that_is_no_text(puppet: Puppet) -> None:
+    puppet.say_raw(b"\x93\x03\x00\x91\xa4\xff\xfe\xfd\xfc", b"")
+
+
+def header_that_promises_very_much(puppet: Puppet) -> None:
+    puppet.say_raw(b"\x93\x03\x00\x92\xa7Reached\xdd\xff\xff\xff\xff", b"")
+
+
+def stream_that_only_the_launcher_sends(puppet: Puppet) -> None:
+    puppet.say(Data(Stream(1, 0, Kind.PAYLOAD), 0), b"1234")
+
+
 def one_frame(puppet: Puppet) -> None:
     puppet.say_raw(encode(Envelope(3, 0, Beat())))
 
@@ -701,6 +732,12 @@ NOTICED = ("talking to the launcher", "handing over outcomes", "handing over the
     "misbehave",
     [
         garbage,
+        deep_header,
+        deep_field_behind_a_header,
+        deep_field_of_a_message,
+        header_that_is_no_text,
+        header_that_promises_very_much,
+        stream_that_only_the_launcher_sends,
         one_frame,
         three_frames,
         no_frame_at_all,
@@ -737,6 +774,119 @@ def test_malformed_messages_of_an_agent_are_errors_that_name_it(misbehave: Calla
         assert error.failures[0].stage in NOTICED, repr(error)
     assert error.hostname == "localhost"
     assert time.monotonic() - start < SOON
+
+
+class SpoiltHub(Hub):
+    """Sends agents a malformed header in place of each `Start`."""
+
+    def send(self, agent: int, message: AnyMessage, body: Body = b"") -> None:
+        if isinstance(message, Start):
+            self._transmit(agent, Packet(b"\x94\x00\x00" + BEAT + DEEP))
+        else:
+            super().send(agent, message, body)
+
+
+def test_a_malformed_message_of_the_launcher_ends_the_agent_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trx.engine, "Hub", SpoiltHub)
+    with pytest.raises(trx.AgentFailedError, match="the launcher sent what is no message: malformed header") as caught:
+        trx.launch(os.getpid, hostnames=["localhost"], workers_per_host=1, backend=None, grace_period=0.5)
+    assert caught.value.hostname == "localhost"
+
+
+# ---- what a worker writes where trx reads ---------------------------------------------------------------------------
+
+
+def own_folder() -> tuple[Path, int]:
+    """Of a worker: where its files are, and the descriptor of its records."""
+    descriptor: int = next(each._descriptor for each in logging.root.handlers if hasattr(each, "_descriptor"))
+    return Path(os.readlink(f"/proc/self/fd/{descriptor}")).parent, descriptor
+
+
+def writes_records(bodies: list[bytes]) -> Callable[[], int]:
+    def work() -> int:
+        if rank() == 0:
+            _, descriptor = own_folder()
+            logging.warning("before")
+            for body in bodies:
+                os.write(descriptor, len(body).to_bytes(4, "big") + body)
+            logging.warning("after")
+        return rank()
+
+    return work
+
+
+GOOD_RECORD = records.encode(records.Record("a", 30, 1.5, "good"))[4:]
+RECORDS = {
+    "deep behind its fields": b"\x99" + GOOD_RECORD[1:] + DEEP,
+    "deep": DEEP,
+    "no text": b"\x94\xa2\xff\xfe\x14\xcb" + bytes(8) + b"\xa1m",
+    "cut off": GOOD_RECORD[:-2],
+    "level out of range": b"\x94\xa1a\xcf" + b"\xff" * 8 + b"\xcb" + bytes(8) + b"\xa1m",
+}
+
+
+@pytest.mark.parametrize("bad", RECORDS.values(), ids=RECORDS)
+def test_a_malformed_record_of_a_worker_is_left_out_and_told_of_once(
+    bad: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TRX_LOG_DIR", str(tmp_path))
+    result = trx.launch(writes_records([bad, bad]), hostnames=["localhost"], workers_per_host=2, backend=None)
+    assert list(result) == [0, 1]
+    (log,) = tmp_path.glob("*/localhost?0?.log")
+    assert [line.rpartition(" ")[2] for line in log.read_text().splitlines()] == ["before", "after"]
+    (warning,) = [text for text in caplog.messages if "malformed" in text]
+    assert "localhost[0]" in warning
+    assert "rank 0" in warning
+
+
+def test_times_of_records_that_are_none_are_shown_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TRX_LOG_DIR", str(tmp_path))
+    times = (float("nan"), float("inf"), float("-inf"), 1e300, -1e18)
+    bodies = [records.encode(records.Record("a", 30, created, "odd"))[4:] for created in times]
+    trx.launch(writes_records(bodies), hostnames=["localhost"], workers_per_host=1, backend=None)
+    (log,) = tmp_path.glob("*/localhost?0?.log")
+    words = [line.rpartition(" ")[2] for line in log.read_text().splitlines()]
+    assert words == ["before", *["odd"] * len(times), "after"]
+    assert not [text for text in caplog.messages if "malformed" in text or "no more output" in text]
+
+
+RAISED_FILES = {
+    "garbage": b"\x00\x00\x00\x05hello",
+    "empty": b"",
+    "deep": len(DEEP).to_bytes(4, "big") + DEEP,
+    "longer than it is": b"\xff\xff\xff\xff",
+    "deep behind its fields": (lambda body: len(body).to_bytes(4, "big") + body)(
+        b"\x85\xa5stage\xa1s\xa4kind\xa1k\xa7message\xa1m\xa9traceback\xa1t\xa1x" + DEEP
+    ),
+}
+
+
+@pytest.mark.parametrize("content", RAISED_FILES.values(), ids=RAISED_FILES)
+def test_an_outcome_that_cannot_be_read_is_a_failure_of_its_worker(content: bytes) -> None:
+    def work() -> None:
+        if rank() == 1:
+            folder, _ = own_folder()
+            (folder / "other").write_bytes(content)
+            (folder / "other").rename(folder / "raised")
+        time.sleep(60)
+
+    with pytest.raises(trx.WorkerFailedError, match="its outcome could not be read") as caught:
+        trx.launch(work, hostnames=["localhost"], workers_per_host=2, backend=None, grace_period=0.5)
+    assert (caught.value.rank, caught.value.hostname) == (1, "localhost")
+
+
+def test_marks_of_a_worker_are_bounded() -> None:
+    def work() -> None:
+        folder, _ = own_folder()
+        with open(folder / "marks", "a") as file:
+            file.write("function called\tnan\nfunction called\t-1e308\n" + "function loaded\t1\n" * 300_000)
+
+    timeline = trx.launch(work, hostnames=["localhost"], workers_per_host=1, backend=None).timeline
+    assert len(timeline.marks) < 20
+    assert timeline.last("function loaded") is not None
+    assert "function loaded" in str(timeline)
 
 
 @pytest.mark.parametrize("arrived", [0, 3])

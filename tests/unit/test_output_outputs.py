@@ -118,6 +118,20 @@ def test_malformed_records_are_reported_once_and_skipped(malformed: bytes, caplo
     assert sink.calls == [(ONE, Kind.STDOUT, b"out"), (TWO, RECORD), (ONE,), (ONE, RECORD), ()]
     assert [token for token, _ in credit.given] == [0, 1, 2, 3, 4, 5]
     assert [text.split(" are ")[0] for text in caplog.messages] == ["the log records of node1[0]"]
+    assert "rank 0" in caplog.messages[0]
+
+
+def test_records_around_malformed_ones_are_shown(caplog: pytest.LogCaptureFixture) -> None:
+    sink, credit = Collected(), Credit()
+    outputs = Outputs([sink], credit)
+    good, body = records.encode(RECORD), b"\x99" + records.encode(RECORD)[5:] + b"\x91" * 50_000 + b"\x01"
+    data = good + len(body).to_bytes(4, "big") + body + good
+    for number in range(2):
+        outputs.feed(ONE, Kind.RECORDS, data, number)
+    assert outputs.close(WAIT)
+    assert sink.calls == [(ONE, RECORD)] * 4 + [()]
+    assert credit.given == [(0, len(data)), (1, len(data))]
+    assert len(caplog.messages) == 1
 
 
 def test_a_sink_that_raises_is_reported_once_and_skipped(caplog: pytest.LogCaptureFixture) -> None:

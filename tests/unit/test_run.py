@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from trx_agent.orders import PART, RAISED, RETURNED, VALUE
+from trx_agent.orders import MARKS, PART, RAISED, RETURNED, VALUE
 from trx_agent.protocol import outcome
 from trx_agent.protocol.link import Body
 from trx_agent.protocol.messages import (
     WINDOWS,
     AnyMessage,
+    Broken,
     Data,
     Door,
     Drained,
@@ -119,3 +121,50 @@ def test_words_of_an_exception_are_told_of_a_run_that_is_abandoned(play: Play) -
     (ended,) = play.said(Ended)
     assert isinstance(ended, Ended)
     assert isinstance(ended.ending, Raised)
+
+
+# ---- what a worker's process can write ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x00\x00",
+        b"\x00\x00\x00\x05hello",
+        b"\xff\xff\xff\xff" + b"x" * 100,
+        (50_001).to_bytes(4, "big") + b"\x91" * 50_000 + b"\x01",
+    ],
+)
+def test_an_outcome_that_cannot_be_read_is_an_end_of_its_worker(play: Play, content: bytes) -> None:
+    play.appear(RAISED, content)
+    play.watch.handle(time.monotonic())
+    (ended,) = play.said(Ended)
+    assert isinstance(ended, Ended)
+    assert isinstance(ended.ending, Raised)
+    assert "its outcome could not be read" in ended.ending.summary
+
+
+def test_marks_are_few_however_many_a_worker_writes(play: Play) -> None:
+    lines = [f"function loaded\t{time.monotonic()}", "function called\tnan", "function called\t-1e308", "\udcff\t1", ""]
+    lines += [f"function called\t{seconds}" for seconds in ("inf", "-inf", "1e400", "soon", time.monotonic(), 0)]
+    content = "\n".join(lines + ["outcome written\t1"] * 300_000)
+    (play.folder / MARKS).write_bytes(content.encode(errors="surrogateescape"))
+    play.appear(RETURNED, b"")
+    play.watch.handle(time.monotonic())
+    (ended,) = play.said(Ended)
+    assert isinstance(ended, Ended)
+    assert [mark.name for mark in ended.marks] == ["function loaded", "function called", "outcome written"]
+    assert all(0 <= mark.ago < time.monotonic() for mark in ended.marks)
+
+
+def test_a_report_that_is_none_ends_the_run_and_is_told_of(play: Play) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        play.run.launch(ours, lambda: None)
+        theirs.send(b"\x91" * 50_000)
+        play.run.hear_runner(time.monotonic())
+    (broken,) = play.said(Broken)
+    assert isinstance(broken, Broken)
+    assert broken.stage == "watching the workers"
+    assert play.run.runner is None
