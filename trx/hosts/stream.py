@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,12 +50,18 @@ class Stream:
         """Writes all of `data`.
 
         Raises:
-            OSError: Where the channel is, or gets, closed.
+            BrokenPipeError: Where the channel is, or gets, closed, as by a command that has ended: it may be readable.
+            OSError: Where the connection breaks.
         """
         rest = memoryview(data)
-        with _os_errors():
-            while rest:
-                rest = rest[self._channel.send(bytes(rest[:_PACKET])) :]
+        try:
+            with _os_errors():
+                while rest:
+                    rest = rest[self._channel.send(bytes(rest[:_PACKET])) :]
+        except OSError as error:
+            if not self._channel.closed:
+                raise
+            raise BrokenPipeError(errno.EPIPE, str(error)) from error
 
     def end_output(self) -> None:
         """Tells the other side that no more will be written; reading goes on."""
