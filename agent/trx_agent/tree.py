@@ -20,7 +20,8 @@ UNKILLABLE = 2.0
 _FLAGS, _PENDING = 6, 28
 """Where these stand in a thread's `stat`, behind its name (proc(5)); the signals are its own ones."""
 
-_EXITING = 0x4
+_ENDING = 0x4 | 0x400
+"""PF_EXITING and PF_SIGNALED: a thread that has taken its SIGKILL has the second before it has the first."""
 
 
 def descendants(root: int, spare: Collection[int] = ()) -> list[psutil.Process]:
@@ -54,7 +55,7 @@ def _goes_on(thread: Path) -> bool:
     except OSError:
         return False
     flags, pending = int(fields[_FLAGS]), int(fields[_PENDING])
-    return not (flags & _EXITING or pending & 1 << signal.SIGKILL - 1)
+    return not (flags & _ENDING or pending & 1 << signal.SIGKILL - 1)
 
 
 def _alive(process: psutil.Process) -> bool:
