@@ -84,6 +84,7 @@ def hoard():
 )
 
 
+@pytest.mark.alone  # the machine counts such kills, also for the workers of other tests
 def test_worker_killed_for_want_of_memory_is_told_as_that(two: Lab) -> None:
     with Launch(two, HOARDING, ["hoard", "fine"]) as launch:
         launch.wait("works", 2)

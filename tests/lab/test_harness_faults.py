@@ -130,6 +130,7 @@ def test_freeze_and_thaw(lab: Lab) -> None:
     assert reaches(lab["node2"], lab["node1"])
 
 
+@pytest.mark.alone  # the machine counts such kills, also for the workers of other tests
 def test_memory_limit(lab: Lab) -> None:
     host = lab["node1"]
     try:
