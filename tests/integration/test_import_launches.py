@@ -221,6 +221,30 @@ trx.launch(parent, {SETTINGS})
 # ---- the function launches ------------------------------------------------------------------------------------------
 
 
+def test_a_pool_that_a_module_made_when_it_was_imported_may_launch(folder: Folder) -> None:
+    """It was forked while the function was being loaded, and launches when it no longer is."""
+    folder.write(
+        "plain.py", f"import trx\ndef work():\n    return 'worked'\ndef launch():\n    {LAUNCH}    return value\n"
+    )
+    folder.write(
+        "pooled.py",
+        """
+import multiprocessing, plain
+POOL = multiprocessing.get_context("fork").Pool(1)
+def outer():
+    return POOL.apply(plain.launch)
+""",
+    )
+    folder.write(
+        "script.py",
+        f"import pooled, trx\nprint(trx.launch(pooled.outer, {SETTINGS}).rank(0))\npooled.POOL.terminate()\n",
+    )
+
+    done = folder.run("script.py")
+
+    assert (done.returncode, done.stdout) == (0, "worked\n"), done.stderr
+
+
 def test_what_the_function_runs_may_launch(folder: Folder) -> None:
     """By itself, in a child that has loaded its target, by a script, and by an import, which its own workers refuse."""
     folder.write(

@@ -1,27 +1,34 @@
 """The mark of a process that imports modules only in order to load a function: `trx` within it refuses to launch.
 
-It is a variable of the process: threads and forks of an import have it, and programs that are started do not.
+Threads and forks that such an import starts have the mark as long as the import goes on; programs that are started have
+it not. It lies in shared memory, so that a fork sees when the import has ended: a pool that a module makes may launch
+then.
 """
 
 from __future__ import annotations
 
+import mmap
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_is_on = False
+_mark: mmap.mmap | None = None
 
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Marks this process until the block ends."""
-    global _is_on
-    _is_on = True
+    """Marks this process, and what is forked from it, until the block ends."""
+    global _mark
+    owner = os.getpid()
+    mark = _mark = mmap.mmap(-1, 1)
+    mark[0] = True
     try:
         yield
     finally:
-        _is_on = False
+        if os.getpid() == owner:
+            mark[0] = False
 
 
 def is_loading() -> bool:
-    """Whether this process is within such a block."""
-    return _is_on
+    """Whether this process, or the one that it was forked from, is within such a block."""
+    return _mark is not None and bool(_mark[0])
