@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
 import signal
 import socket
+import stat
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -342,8 +344,10 @@ class Run:
             ending, stream = Returned(), Stream(self.number, local_rank, Kind.VALUE)
         else:
             ending, stream = Raised(_summary(path)), Stream(self.number, local_rank, Kind.ERROR)
-            self._add_outflow(stream, path)
-        self._ended(local_rank, ending, self._outflows[stream].size())
+            if _is_regular(path):
+                self._add_outflow(stream, path)
+        outflow = self._outflows.get(stream)
+        self._ended(local_rank, ending, outflow.size() if outflow else 0)
         self._pump(stream)
 
     def _outcome(self, local_rank: int) -> Path | None:
@@ -467,8 +471,22 @@ def _ago(at: str, now: float) -> float | None:
 
 
 def _read_beginning(path: Path, size: int) -> bytes:
-    with open(path, "rb") as file:
+    """Reads a worker's file, which may be a pipe or a link by now: neither is waited for, nor followed.
+
+    Raises:
+        OSError: Where it is no regular file.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_NOFOLLOW)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
         return file.read(size)
+
+
+def _is_regular(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def write_order(order: Start, directory: Path) -> None:

@@ -165,15 +165,24 @@ def _encodable(record: logging.LogRecord) -> records.Record:
     traceback_text = formatter.formatException(record.exc_info) if record.exc_info else record.exc_text
     stack = formatter.formatStack(record.stack_info) if record.stack_info else None
     return records.Record(
-        name=record.name[: records.LONGEST_NAME],
-        level=record.levelno,
-        created=record.created,
-        message=record.getMessage()[: records.LONGEST],
-        exc_text="\n".join(filter(None, (traceback_text, stack)))[: records.LONGEST],
-        pathname=record.pathname[: records.LONGEST_NAME],
-        lineno=record.lineno,
-        funcName=(record.funcName or "")[: records.LONGEST_NAME],
+        name=_encodable_text(record.name, records.LONGEST_NAME),
+        level=_encodable_number(record.levelno),
+        created=float(record.created or 0.0),
+        message=_encodable_text(record.getMessage(), records.LONGEST),
+        exc_text=_encodable_text("\n".join(filter(None, (traceback_text, stack))), records.LONGEST),
+        pathname=_encodable_text(record.pathname, records.LONGEST_NAME),
+        lineno=_encodable_number(record.lineno),
+        funcName=_encodable_text(record.funcName, records.LONGEST_NAME),
     )
+
+
+def _encodable_text(text: object, longest: int) -> str:
+    """Whoever makes a record may leave fields out, and a text may hold surrogates, which UTF-8 has not."""
+    return "" if text is None else str(text)[:longest].encode("utf-8", "backslashreplace").decode()[:longest]
+
+
+def _encodable_number(number: Any) -> int:
+    return max(-records.HIGHEST, min(int(number or 0), records.HIGHEST))
 
 
 def _load(path: Path, import_paths: tuple[str, ...]) -> Call:

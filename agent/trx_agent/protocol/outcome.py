@@ -89,6 +89,7 @@ def unframe(data: bytes | bytearray | memoryview) -> tuple[WorkerError, int]:
 
 def cut(text: str) -> str:
     """Keeps the beginning and, above all, the end of a very long text."""
+    text = text.encode("utf-8", "backslashreplace").decode()  # UTF-8 has no surrogates
     if len(text) <= LONGEST_TEXT:
         return text
     half = LONGEST_TEXT // 2

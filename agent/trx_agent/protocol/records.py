@@ -18,6 +18,9 @@ LONGEST = 1 << 20
 LONGEST_NAME = 1 << 12
 """Characters to which a writer cuts all other texts."""
 
+HIGHEST = (1 << 31) - 1
+"""Levels and numbers of lines are not beyond it, nor below its negative."""
+
 _BIGGEST = 4 * (2 * LONGEST + 4 * LONGEST_NAME)
 
 _Text = Annotated[str, Meta(max_length=LONGEST)]
