@@ -65,6 +65,10 @@ class _Range:
     numbers: range
     width: int
 
+    @property
+    def longest(self) -> int:
+        return max(len(str(self.numbers[-1])), self.width)
+
     def words(self) -> list[str]:
         return [str(number).zfill(self.width) for number in self.numbers]
 
@@ -117,6 +121,9 @@ def _read_part(text: str, source: str) -> _Part:
         brackets = tuple(_read_ranges(inner) for inner in _BRACKETS.findall(text))
     except ValueError as error:
         raise ValueError(f"{source}: {shown(text)} cannot be read as a host list: {error}") from None
+    longest = len(_BRACKETS.sub("", text)) + sum(max(each.longest for each in ranges) for ranges in brackets)
+    if longest > _LONGEST_NAME:
+        raise ValueError(f"{source}: {shown(text)} makes names of {longest} characters, more than {_LONGEST_NAME}")
     return _Part(_BRACKETS.sub("{}", text), brackets)
 
 

@@ -333,3 +333,9 @@ def test_hosts_that_cannot_be_read_are_refused(
     with pytest.raises(kind) as raised:
         Launcher(hostnames)._check()
     assert words in str(raised.value)
+
+
+def test_names_are_measured_before_they_are_made() -> None:
+    text = "n" + "[100000000000000000]" * 1000 + "[1-65536]"
+    with pytest.raises(ValueError, match="makes names of"):
+        expand(text)
