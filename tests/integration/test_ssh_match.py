@@ -110,3 +110,16 @@ def test_a_command_that_does_not_end_is_ended(config: Path, monkeypatch: pytest.
     config.write_text('Match exec "sleep 600"\n  User hit\n')
     with pytest.raises(BadConfiguration, match="line 1: the command of `Match exec` has not ended"):
         plan("node1", config)
+
+
+def test_an_interface_behind_an_address_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "config").write_text("Host *\n  Port 22\n")
+    [hop] = plan("fe80::1%Eth0", tmp_path / "config")
+    assert hop.hostname == "fe80::1%Eth0"
+
+
+def test_a_pattern_of_many_stars_is_compared_at_once() -> None:
+    assert not ssh_match.list_matches("*a" * 30 + "*b", "a" * 60)
+    assert ssh_match.list_matches("*a" * 30 + "*b", "a" * 60 + "b")
+    assert ssh_match.list_matches("n[1]", "n[1]")
+    assert not ssh_match.list_matches("n[1]", "n1")

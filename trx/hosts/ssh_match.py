@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import functools
 import getpass
 import os
 import re
@@ -57,7 +59,8 @@ class _Pass:
     def hostname(self) -> str:
         if self.final:
             return self.host
-        return substitute(self.given.get("hostname", self.original), {"h": self.original, "%": "%"})
+        given = self.given.get("hostname")
+        return self.original if given is None else substitute(given, {"h": self.original, "%": "%"})
 
     @property
     def user(self) -> str:
@@ -139,7 +142,7 @@ def settings_for(settings: Iterable[Setting], host: str) -> list[Setting]:
     settings = tuple(settings)
     reading = _Pass(host, host)
     reading.read(settings, outer=True)
-    hostname = reading.hostname.lower()
+    hostname = reading.hostname if ":" in reading.hostname else reading.hostname.lower()  # an interface may follow
     canonical = reading.given.get("canonicalizehostname", "").lower() in ("yes", "always")
     if canonical:
         hostname = _canonical(hostname, reading.given)
@@ -194,19 +197,22 @@ def host_patterns(line: Setting) -> tuple[str, ...]:
     Raises:
         BadConfiguration: Where a quote is not closed.
     """
-    return tuple(_words(line))
+    return _words(line)
 
 
-def _words(line: Setting) -> Iterable[str]:
+@functools.lru_cache(maxsize=1 << 14)
+def _words(line: Setting) -> tuple[str, ...]:
     """The words up to a comment: quotes keep blanks together, and on `Match` lines an equals sign parts words too."""
     text = line.value.strip()
     position = 0
+    words = []
     while position < len(text) and text[position] != "#":
         found = _WORD.match(text, position)
         if found is None or found.end() == position:
             raise _not_understood(line, "a quote is not closed, or a word is missing")
         position = found.end()
-        yield found["quoted"] if found["quoted"] is not None else found["plain"] + (found["rest"] or "")
+        words.append(found["quoted"] if found["quoted"] is not None else found["plain"] + (found["rest"] or ""))
+    return tuple(words)
 
 
 def _not_understood(line: Setting, why: str) -> BadConfiguration:
@@ -229,9 +235,13 @@ def list_matches(patterns: str, text: str) -> bool:
 
 
 def _fits(pattern: str, text: str) -> bool:
-    """Whether `text` is like the pattern, in which only `*` and `?` have a meaning."""
-    parts = ({"*": ".*", "?": "."}.get(character, re.escape(character)) for character in pattern)
-    return re.fullmatch("".join(parts), text, re.DOTALL) is not None
+    return _compiled(pattern).match(text) is not None
+
+
+@functools.lru_cache(maxsize=1 << 14)  # each is compared with every host
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """A pattern in which only `*` and `?` have a meaning; its time is linear in the number of stars."""
+    return re.compile(fnmatch.translate(pattern.replace("[", "[[]")))
 
 
 def _succeeds(command: str, line: Setting) -> bool:
